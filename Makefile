@@ -1,0 +1,91 @@
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+#
+# make            the module (with apxs) and usagectl
+# make install    into httpd's module directory and $(bindir)
+# make deps       what building, testing and the demo need, on Debian
+# make demo       a gateway before a small backend, from key to event
+# make test       everything that must hold
+# make help       the other targets
+
+APXS    ?= $(firstword $(wildcard /usr/bin/apxs /usr/local/bin/apxs) apxs)
+CC      ?= cc
+PYTHON  ?= /usr/bin/python3
+prefix  ?= /usr/local
+bindir  ?= $(prefix)/bin
+
+# Where a flavour's objects go: build, or build/asan and the like.
+B       ?= build
+CFLAGS  ?= -O2 -g
+# Warnings are errors in CI only, never for those who package this.
+WERROR  ?= $(if $(CI),-Werror)
+FLAVOUR ?=
+
+APR_FLAGS := $(shell apr-1-config --includes --cppflags 2>/dev/null) \
+             $(shell apu-1-config --includes 2>/dev/null)
+APR_LIBS  := $(shell apr-1-config --link-ld --libs 2>/dev/null) \
+             $(shell apu-1-config --link-ld 2>/dev/null)
+LIBS       = -ljson-c -lcrypto -lz
+WARN       = -Wall -Wextra -Wshadow -Wstrict-prototypes \
+             -Wmissing-prototypes -Wno-unused-parameter $(WERROR)
+ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
+
+# Everything that needs no httpd: one library, for the module, usagectl, the
+# unit tests and the fuzzers. A backend is in the list or it is not built.
+LIB_NAMES  = apikey decision endpoint event journal keyfile keyfile_time \
+             keyfile_write keystore keystore_file log metrics producer \
+             producer_worker sink_file uuid
+LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
+LIB        = $(B)/libusage_events.a
+GLUE       = mod_usage_events.c src/config.c src/directives.c src/hooks.c \
+             src/process.c src/proxy.c src/status.c
+HEADERS    = $(wildcard src/*.h src/usagectl/*.h)
+CTL_OBJS   = $(patsubst src/usagectl/%.c,$(B)/usagectl/%.o,\
+             $(wildcard src/usagectl/*.c))
+UNIT       = $(patsubst t/unit/%.c,$(B)/unit/%,$(wildcard t/unit/test_*.c))
+
+MODULE     = $(if $(filter build,$(B)),.libs,$(B)/.libs)/mod_usage_events.so
+USAGECTL   = $(if $(filter build,$(B)),usagectl,$(B)/usagectl.bin)
+
+.PHONY: all module install deps demo help clean
+all: module $(USAGECTL)
+module: $(MODULE)
+
+$(B) $(B)/unit $(B)/usagectl $(B)/fuzz:
+	mkdir -p $@
+
+$(B)/%.o: src/%.c $(HEADERS) | $(B)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(LIB): $(LIB_OBJS)
+	$(AR) rcs $@ $^
+
+# apxs compiles beside the sources; libtool leaves the module in .libs. Our own
+# functions stay inside it, so that they can't meet another module's.
+comma := ,
+apxs_warn = $(if $(WERROR),-Wc$(comma)-Werror)
+apxs_flavour = $(foreach f,$(FLAVOUR),-Wc$(comma)$(f) -Wl$(comma)$(f))
+$(MODULE): $(GLUE) $(LIB) $(HEADERS)
+	$(APXS) -c -o $(patsubst build/%,$(B)/%,$(if $(filter build,$(B)),,$(B)/)mod_usage_events.la) \
+	  -Wc,-std=gnu11 -Wc,-Wall -Wc,-Wextra -Wc,-Wno-unused-parameter \
+	  $(apxs_warn) $(apxs_flavour) -Isrc \
+	  -Wl,-Wl$(comma)--exclude-libs$(comma)ALL $(GLUE) $(LIB) $(LIBS)
+
+$(B)/usagectl/%.o: src/usagectl/%.c $(HEADERS) | $(B)/usagectl
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(USAGECTL): $(CTL_OBJS) $(LIB)
+	$(CC) $(FLAVOUR) $(LDFLAGS) -o $@ $^ $(LIBS) $(APR_LIBS)
+
+install: all
+	$(APXS) -i -n usage_events mod_usage_events.la
+	install -d $(DESTDIR)$(bindir)
+	install -m 0755 usagectl $(DESTDIR)$(bindir)/usagectl
+
+$(B)/unit/%: t/unit/%.c $(LIB) $(HEADERS) $(wildcard t/unit/*.h) | $(B)/unit
+	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) -lcmocka $(LIBS) $(APR_LIBS)
+
+clean:
+	rm -rf build usagectl .libs src/.libs src/*.o src/*.lo src/*.slo \
+	  *.o *.lo *.slo *.la
+
+include t/tests.mk

@@ -1,0 +1,497 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "keyfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <apr_hash.h>
+#include <apr_lib.h>
+#include <apr_strings.h>
+
+#include <json-c/json.h>
+
+#include "apikey.h"
+#include "uuid.h"
+
+#define NESTING_MAX 32
+
+/* Reading -------------------------------------------------------------- */
+
+/* The whole file, NUL-terminated. A named pipe must not hold httpd up, so
+ * nothing is opened in a way that can wait. */
+static apr_status_t slurp(const char *path, char **text, size_t *len,
+                          const char **why, apr_pool_t *p)
+{
+    apr_status_t rv = APR_SUCCESS;
+    struct stat st;
+    char *buf = NULL;
+    size_t have = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        rv = APR_FROM_OS_ERROR(errno);
+        *why = apr_psprintf(p, "%s: can't be read: %s", path, strerror(errno));
+        goto out;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        rv = S_ISDIR(st.st_mode) ? EISDIR : APR_EINVAL;
+        *why = apr_psprintf(p, "%s: is %s, not a file", path,
+                            S_ISDIR(st.st_mode) ? "a directory"
+                                                : "a pipe or device");
+        goto out;
+    }
+    if (st.st_size > UE_KEYFILE_MAX) {
+        rv = APR_EINVAL;
+        *why = apr_psprintf(p, "%s: is larger than %d MiB", path,
+                            UE_KEYFILE_MAX >> 20);
+        goto out;
+    }
+    buf = malloc((size_t)st.st_size + 1);
+    if (!buf) {
+        rv = APR_ENOMEM;
+        *why = apr_psprintf(p, "%s: no memory to read it", path);
+        goto out;
+    }
+    while (have < (size_t)st.st_size) {
+        ssize_t n = read(fd, buf + have, (size_t)st.st_size - have);
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            rv = APR_FROM_OS_ERROR(errno);
+            *why =
+                apr_psprintf(p, "%s: can't be read: %s", path, strerror(errno));
+            goto out;
+        }
+        if (n == 0) {
+            break;
+        }
+        have += (size_t)n;
+    }
+    buf[have] = '\0';
+    *text = buf;
+    *len = have;
+    buf = NULL;
+out:
+    free(buf);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rv;
+}
+
+/* "line 3, column 7" of an offset, as editors count. */
+static const char *position(const char *text, size_t at, apr_pool_t *p)
+{
+    size_t i, line = 1, column = 1;
+
+    for (i = 0; i < at; i++) {
+        if (text[i] == '\n') {
+            line++;
+            column = 1;
+        }
+        else if ((text[i] & 0xC0) != 0x80) {
+            column++;
+        }
+    }
+    return apr_psprintf(p, "line %" APR_SIZE_T_FMT ", column %" APR_SIZE_T_FMT,
+                        line, column);
+}
+
+/* Behind the string that begins at text[at]. */
+static size_t skip_string(const char *text, size_t at, size_t len)
+{
+    for (at++; at < len && text[at] != '"'; at++) {
+        if (text[at] == '\\') {
+            at++;
+        }
+    }
+    return at + 1;
+}
+
+static size_t count_members(struct json_object *o)
+{
+    size_t i, n = 0;
+
+    if (json_object_is_type(o, json_type_object)) {
+        json_object_object_foreach(o, name, value)
+        {
+            (void)name;
+            n += 1 + count_members(value);
+        }
+    }
+    else if (json_object_is_type(o, json_type_array)) {
+        for (i = 0; i < json_object_array_length(o); i++) {
+            n += count_members(json_object_array_get_idx(o, i));
+        }
+    }
+    return n;
+}
+
+/* A name as it is without escapes. */
+static const char *member_name(const char *s, size_t len, apr_pool_t *p)
+{
+    char *quoted = apr_pstrmemdup(p, s, len);
+    struct json_object *o = json_tokener_parse(quoted);
+    const char *name = o ? apr_pstrdup(p, json_object_get_string(o)) : quoted;
+
+    json_object_put(o);
+    return name;
+}
+
+/* Where a member's name comes for the second time in its object. Only called
+ * when there is one, on text that is known to be JSON. */
+static const char *find_repeated(const char *text, size_t len, apr_pool_t *p)
+{
+    apr_hash_t *names[NESTING_MAX + 1];
+    size_t i = 0;
+    int depth = 0;
+
+    names[0] = apr_hash_make(p);
+    while (i < len) {
+        if (text[i] == '"') {
+            size_t start = i;
+            const char *name;
+
+            i = skip_string(text, i, len);
+            name = member_name(text + start, i - start, p);
+            while (apr_isspace(text[i])) {
+                i++;
+            }
+            if (text[i] != ':') {
+                continue;
+            }
+            if (apr_hash_get(names[depth], name, APR_HASH_KEY_STRING)) {
+                return apr_psprintf(p, "%s: \"%s\" is there twice",
+                                    position(text, start, p), name);
+            }
+            apr_hash_set(names[depth], name, APR_HASH_KEY_STRING, name);
+            continue;
+        }
+        if (text[i] == '{' || text[i] == '[') {
+            if (depth == NESTING_MAX) {
+                break;
+            }
+            names[++depth] = apr_hash_make(p);
+        }
+        else if (text[i] == '}' || text[i] == ']') {
+            depth--;
+        }
+        i++;
+    }
+    return "a member is there twice";
+}
+
+/* json-c silently takes the last of two members with the same name. A key that
+ * was revoked in the first and not in the last would work; so it has to be told
+ * that a file says two things. The parsed tree then has fewer members than the
+ * text has colons outside strings. */
+static const char *repeated_member(struct json_object *doc, const char *text,
+                                   size_t len, apr_pool_t *p)
+{
+    size_t i = 0, colons = 0;
+
+    while (i < len) {
+        if (text[i] == '"') {
+            i = skip_string(text, i, len);
+            continue;
+        }
+        colons += text[i] == ':';
+        i++;
+    }
+    return colons == count_members(doc) ? NULL : find_repeated(text, len, p);
+}
+
+static apr_status_t parse(const char *path, const char *text, size_t len,
+                          struct json_object **doc, const char **why,
+                          apr_pool_t *p)
+{
+    struct json_tokener *tok = json_tokener_new_ex(NESTING_MAX);
+    struct json_object *o;
+    const char *twice;
+
+    if (!tok) {
+        *why = apr_psprintf(p, "%s: no memory to read it", path);
+        return APR_ENOMEM;
+    }
+    json_tokener_set_flags(tok,
+                           JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    /* With the NUL behind it, so that what ends too early is an error; one
+     * inside the text would end it. */
+    o = json_tokener_parse_ex(tok, text, (int)len + 1);
+    if (json_tokener_get_error(tok) != json_tokener_success
+        || json_tokener_get_parse_end(tok) < len) {
+        size_t at = json_tokener_get_parse_end(tok);
+        enum json_tokener_error e = json_tokener_get_error(tok);
+
+        *why = apr_psprintf(
+            p, "%s: %s: not JSON: %s", path,
+            position(text, at < len ? at : len, p),
+            e == json_tokener_continue || at >= len ? "it ends too early"
+            : e == json_tokener_success ? "something follows the end"
+                                        : json_tokener_error_desc(e));
+        json_tokener_free(tok);
+        json_object_put(o);
+        return APR_EINVAL;
+    }
+    json_tokener_free(tok);
+    twice = repeated_member(o, text, len, p);
+    if (twice) {
+        *why = apr_psprintf(p, "%s: %s", path, twice);
+        json_object_put(o);
+        return APR_EINVAL;
+    }
+    *doc = o;
+    return APR_SUCCESS;
+}
+
+/* Checking ------------------------------------------------------------- */
+
+typedef struct {
+    const char *path;
+    const char **why;
+    apr_pool_t *p;
+    apr_hash_t *organizations; /* by id */
+    apr_hash_t *ids;           /* keys by id */
+    apr_hash_t *hashes;        /* keys by hash */
+    const char *place;         /* "organizations[1].keys[0]", or "" */
+} check_t;
+
+static apr_status_t fault(const check_t *c, const char *member,
+                          const char *sentence)
+{
+    *c->why = apr_psprintf(c->p, "%s: %s%s%s: %s", c->path, c->place,
+                           *c->place && *member ? "." : "", member, sentence);
+    return APR_EINVAL;
+}
+
+/* A string without NUL inside, or NULL. */
+static const char *text_of(struct json_object *o)
+{
+    const char *s;
+
+    if (!json_object_is_type(o, json_type_string)) {
+        return NULL;
+    }
+    s = json_object_get_string(o);
+    return strlen(s) == (size_t)json_object_get_string_len(o) ? s : NULL;
+}
+
+/* Optional members that are of one type. */
+static apr_status_t check_texts(const check_t *c, struct json_object *o,
+                                const char *const *names)
+{
+    struct json_object *v;
+
+    for (; *names; names++) {
+        if (json_object_object_get_ex(o, *names, &v) && v && !text_of(v)) {
+            return fault(c, *names, "must be a string or null");
+        }
+    }
+    return APR_SUCCESS;
+}
+
+static apr_status_t check_times(const check_t *c, struct json_object *o,
+                                const char *const *names)
+{
+    struct json_object *v;
+    apr_time_t when;
+
+    for (; *names; names++) {
+        if (json_object_object_get_ex(o, *names, &v) && v
+            && (!text_of(v) || ue_time_parse(&when, text_of(v)))) {
+            return fault(c, *names,
+                         "must be a time like 2030-01-31T12:00:00Z, or null");
+        }
+    }
+    return APR_SUCCESS;
+}
+
+static apr_status_t check_billable(const check_t *c, struct json_object *o)
+{
+    struct json_object *v;
+
+    if (json_object_object_get_ex(o, "billable", &v)
+        && !json_object_is_type(v, json_type_boolean)) {
+        return fault(c, "billable", "must be true or false");
+    }
+    return APR_SUCCESS;
+}
+
+/* That nothing else of its kind has the same. */
+static apr_status_t check_unique(const check_t *c, apr_hash_t *seen,
+                                 const char *member, const void *what,
+                                 apr_ssize_t len)
+{
+    const char *other = apr_hash_get(seen, what, len);
+
+    if (other) {
+        return fault(c, member,
+                     apr_pstrcat(c->p, "is that of ", other, " too", NULL));
+    }
+    apr_hash_set(seen, apr_pmemdup(c->p, what, (apr_size_t)len), len, c->place);
+    return APR_SUCCESS;
+}
+
+static apr_status_t check_id(const check_t *c, struct json_object *o,
+                             apr_hash_t *seen)
+{
+    struct json_object *v;
+    const char *s;
+    ue_uuid_t id;
+
+    if (!json_object_object_get_ex(o, "id", &v)) {
+        return fault(c, "id", "is missing");
+    }
+    s = text_of(v);
+    if (!s || ue_uuid_parse(&id, s, strlen(s))) {
+        return fault(c, "id",
+                     "must be a UUID, like "
+                     "0198a6f2-5c1e-7d3a-9b40-3f2c81d7e605");
+    }
+    return check_unique(c, seen, "id", id.b, sizeof id.b);
+}
+
+static apr_status_t check_hash(const check_t *c, struct json_object *o)
+{
+    struct json_object *v;
+    const char *s;
+    ue_keyhash_t hash;
+
+    if (!json_object_object_get_ex(o, "hash", &v)) {
+        return fault(c, "hash", "is missing");
+    }
+    s = text_of(v);
+    if (s && !strncmp(s, "hmac-sha256:", 12)) {
+        return fault(c, "hash",
+                     "hmac-sha256: belongs to UsageKeySecret, which this "
+                     "version doesn't support; only sha256: is right here");
+    }
+    if (!s || ue_apikey_hash_parse(&hash, s)) {
+        return fault(c, "hash", "must be sha256: and 64 hexadecimal digits");
+    }
+    return check_unique(c, c->hashes, "hash", hash.b, sizeof hash.b);
+}
+
+static apr_status_t check_key(const check_t *c, struct json_object *key)
+{
+    static const char *const texts[] = {"name", "prefix", NULL};
+    static const char *const times[] = {"created", "expires", "revoked", NULL};
+    apr_status_t rv;
+
+    if (!json_object_is_type(key, json_type_object)) {
+        return fault(c, "", "must be an object");
+    }
+    if ((rv = check_id(c, key, c->ids)) || (rv = check_hash(c, key))
+        || (rv = check_texts(c, key, texts))
+        || (rv = check_times(c, key, times))) {
+        return rv;
+    }
+    return check_billable(c, key);
+}
+
+static apr_status_t check_organization(check_t *c, struct json_object *org)
+{
+    static const char *const texts[] = {"name", NULL};
+    const char *place = c->place;
+    struct json_object *keys;
+    apr_status_t rv;
+    size_t i;
+
+    if (!json_object_is_type(org, json_type_object)) {
+        return fault(c, "", "must be an object");
+    }
+    if ((rv = check_id(c, org, c->organizations))
+        || (rv = check_texts(c, org, texts)) || (rv = check_billable(c, org))) {
+        return rv;
+    }
+    if (!json_object_object_get_ex(org, "keys", &keys)) {
+        return APR_SUCCESS;
+    }
+    if (!json_object_is_type(keys, json_type_array)) {
+        return fault(c, "keys", "must be an array");
+    }
+    for (i = 0; i < json_object_array_length(keys); i++) {
+        c->place = apr_psprintf(c->p, "%s.keys[%" APR_SIZE_T_FMT "]", place, i);
+        rv = check_key(c, json_object_array_get_idx(keys, i));
+        if (rv) {
+            return rv;
+        }
+    }
+    c->place = place;
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_keyfile_check(const char *path, struct json_object *doc,
+                              const char **why, apr_pool_t *p)
+{
+    check_t c = {
+        path, why, p, apr_hash_make(p), apr_hash_make(p), apr_hash_make(p), ""};
+    struct json_object *version, *orgs;
+    apr_status_t rv;
+    size_t i;
+
+    if (!json_object_is_type(doc, json_type_object)) {
+        *why = apr_psprintf(p, "%s: must hold a JSON object", path);
+        return APR_EINVAL;
+    }
+    if (!json_object_object_get_ex(doc, "version", &version)
+        || !json_object_is_type(version, json_type_int)
+        || json_object_get_int64(version) != 1) {
+        return fault(&c, "version", "must be 1");
+    }
+    if (!json_object_object_get_ex(doc, "organizations", &orgs)
+        || !json_object_is_type(orgs, json_type_array)) {
+        return fault(&c, "organizations", "must be an array");
+    }
+    for (i = 0; i < json_object_array_length(orgs); i++) {
+        c.place = apr_psprintf(p, "organizations[%" APR_SIZE_T_FMT "]", i);
+        rv = check_organization(&c, json_object_array_get_idx(orgs, i));
+        if (rv) {
+            return rv;
+        }
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_keyfile_read(const char *path, struct json_object **doc,
+                             const char **why, apr_pool_t *p)
+{
+    char *text = NULL;
+    size_t len = 0;
+    apr_pool_t *scratch;
+    apr_status_t rv = slurp(path, &text, &len, why, p);
+
+    *doc = NULL;
+    if (rv) {
+        return rv;
+    }
+    if (!len) {
+        free(text);
+        *why = apr_psprintf(p,
+                            "%s: is empty; an empty key file is "
+                            "{\"version\": 1, \"organizations\": []}",
+                            path);
+        return APR_EINVAL;
+    }
+    rv = parse(path, text, len, doc, why, p);
+    free(text);
+    if (rv) {
+        return rv;
+    }
+    /* The tables for a large file would stay in p as long as p does. */
+    apr_pool_create(&scratch, p);
+    rv = ue_keyfile_check(path, *doc, why, scratch);
+    if (rv) {
+        *why = apr_pstrdup(p, *why);
+        json_object_put(*doc);
+        *doc = NULL;
+    }
+    apr_pool_destroy(scratch);
+    return rv;
+}

@@ -1,0 +1,110 @@
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+#
+# make test          everything: installs what is missing, builds, runs all of
+#                    the following but those that say otherwise
+# make unit          unit tests
+# make valgrind      unit tests under valgrind
+# make tsan          unit tests under ThreadSanitizer (not in make test)
+# make integration   a real httpd, real clients, real backends
+# make asan          unit, integration and fuzzers' seeds with ASan and UBSan;
+#                    make test runs the part of it that ASAN_PART names
+# make fuzz          fuzzers, FUZZ_TIME seconds each
+# make guard lint    documentation against code; form and static checks
+# make test-faults   the long runs (not in make test)
+# make bench         what a request costs (not in make test)
+#
+# PYTEST takes more options: make integration PYTEST="-k trap -x"
+
+JOBS      ?= 2
+FUZZ_TIME ?= 10
+PYTEST    ?=
+SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+# What of the integration tests make test runs a second time, with ASan.
+ASAN_PART ?= t/integration/test_1*.py t/integration/test_3*.py
+
+.PHONY: deps deps-demo deps-test deps-bench demo test unit valgrind tsan asan \
+        asan-build asan-unit asan-integration integration fuzz fuzz-build \
+        guard lint bench test-faults
+
+deps:
+	scripts/deps.sh build demo test
+deps-demo deps-test deps-bench: deps-%:
+	scripts/deps.sh $*
+
+# A make of its own, since this one asked apr-1-config before it was there.
+demo: deps-demo
+	$(MAKE) all
+	scripts/demo
+
+test: deps-test
+	$(MAKE) all
+	@$(PYTHON) t/run.py
+
+# cmocka writes to standard error, which is where nobody counts.
+run_units = @failed=0; for t in $(1); do $(2) $$t 2>&1 || failed=1; done; \
+	exit $$failed
+
+unit: $(UNIT)
+	$(call run_units,$(UNIT),)
+
+valgrind: $(UNIT)
+	$(call run_units,$(UNIT),valgrind -q --error-exitcode=99 \
+	  --leak-check=full --errors-for-leak-kinds=definite)
+
+# TSan of gcc 12 wants its address space where it expects it.
+tsan:
+	$(MAKE) B=build/tsan FLAVOUR=-fsanitize=thread tsan-unit
+tsan-unit: $(UNIT)
+	$(call run_units,$(UNIT),\
+	  TSAN_OPTIONS=halt_on_error=1 setarch -R)
+
+run_pytest = cd $(CURDIR) && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=t/guard \
+	$(PYTHON) -m pytest -p no_skips -p no:cacheprovider -q -n $(JOBS) \
+	--dist worksteal
+
+integration: all
+	$(run_pytest) $(PYTEST) t/integration
+
+asan_make  = $(MAKE) B=build/asan FLAVOUR="$(SANITIZE)"
+asan_env   = UE_MODULE=$(CURDIR)/build/asan/.libs/mod_usage_events.so \
+	USAGECTL=$(CURDIR)/build/asan/usagectl.bin \
+	UE_PRELOAD=$$($(CC) -print-file-name=libasan.so)
+
+asan: asan-build asan-unit
+	$(MAKE) asan-integration ASAN_PART=t/integration
+asan-build:
+	mkdir -p build/asan
+	$(asan_make) all
+asan-unit:
+	$(asan_make) unit
+asan-integration: asan-build
+	$(asan_env) $(run_pytest) $(PYTEST) $(ASAN_PART)
+
+# --- fuzzers -----------------------------------------------------------------
+
+FUZZERS = $(patsubst t/fuzz/%.c,$(B)/fuzz/%,$(wildcard t/fuzz/fuzz_*.c))
+
+$(B)/fuzz/%: t/fuzz/%.c $(LIB) $(HEADERS) | $(B)/fuzz
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LIBS) $(APR_LIBS)
+
+fuzz:
+	$(MAKE) B=build/fuzz CC=clang WERROR= \
+	  FLAVOUR="$(SANITIZE) -fsanitize=fuzzer-no-link" run-fuzz
+run-fuzz: $(FUZZERS)
+	@t/run_fuzz.sh $(FUZZ_TIME) $(JOBS) $(FUZZERS)
+
+# --- the rest ----------------------------------------------------------------
+
+guard:
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) t/guard/guard.py
+
+lint:
+	@scripts/lint
+
+test-faults: all
+	UE_FAULTS=1 $(run_pytest) $(PYTEST) t/integration
+
+bench: deps-bench
+	$(MAKE) all
+	bench/instructions
+	bench/throughput
