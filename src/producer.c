@@ -1,0 +1,291 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "producer_int.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+
+#define WARN_EVERY apr_time_from_sec(1)
+#define LOOK_EVERY apr_time_from_msec(1)
+#define HANGS_AFTER apr_time_from_msec(100)
+
+apr_time_t ue_monotonic(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return apr_time_from_sec(now.tv_sec) + now.tv_nsec / 1000;
+}
+
+void ue_producer_wake(ue_producer_t *p)
+{
+    if (atomic_exchange(&p->asleep, 0)) {
+        sem_post(&p->wake);
+    }
+}
+
+/** A signal is for httpd's own threads: its handler would end this child from
+ * inside the worker, which would then wait for itself. */
+static apr_status_t start_worker(ue_producer_t *p, apr_pool_t *pool)
+{
+    apr_thread_t *thread;
+    sigset_t all, before;
+    apr_status_t rv;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rv = apr_thread_create(&thread, NULL, ue_producer_work, p, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rv;
+}
+
+apr_status_t ue_producer_create(ue_producer_t **producer,
+                                const ue_producer_config_t *config,
+                                ue_sink_t *const *sinks, int count,
+                                ue_metrics_t *metrics, ue_seat_t *seat,
+                                apr_pool_t *pool)
+{
+    ue_producer_t *p = apr_pcalloc(pool, sizeof(*p));
+    apr_status_t rv;
+
+    p->config = *config;
+    p->metrics = metrics;
+    p->seat = seat;
+    p->tick = config->flush_interval / 4;
+    if (p->tick > apr_time_from_msec(10)) {
+        p->tick = apr_time_from_msec(10);
+    }
+    if (p->tick < apr_time_from_msec(1)) {
+        p->tick = apr_time_from_msec(1);
+    }
+    p->records = apr_palloc(pool, UE_BATCH_EVENTS * sizeof(*p->records));
+    p->batch = apr_palloc(pool, UE_BATCH_BYTES);
+    if (sem_init(&p->wake, 0, 0) != 0) {
+        return errno;
+    }
+    rv = ue_journal_create(&p->journal, config->slots, pool);
+    if (rv == APR_SUCCESS) {
+        rv = apr_queue_create(&p->queue, config->buffer_size, pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = ue_producer_start_lanes(p, sinks, count, pool);
+    }
+    if (rv == APR_SUCCESS) {
+        rv = start_worker(p, pool);
+    }
+    if (rv == APR_SUCCESS) {
+        ue_log(UE_LOG_INFO, APR_SUCCESS,
+               "[EventProducer] Started (batch_size=%u, flush_interval=%dms, "
+               "buffer=%u)",
+               config->batch_size,
+               (int)apr_time_as_msec(config->flush_interval),
+               config->buffer_size);
+        *producer = p;
+    }
+    return rv;
+}
+
+static void drop(ue_producer_t *p, const ue_uuid_t *organization_id,
+                 ue_loss_t cause)
+{
+    char id[UE_UUID_LEN + 1];
+    uint32_t held;
+
+    ue_metrics_lose(p->metrics, p->seat, organization_id, cause, 1);
+    if (!ue_log_limit_pass(&p->full, ue_monotonic(), WARN_EVERY, &held)) {
+        return;
+    }
+    ue_uuid_format(organization_id, id);
+    if (held) {
+        ue_log(UE_LOG_WARNING, APR_SUCCESS,
+               "[EventProducer] WARNING: Buffer full, dropping event for org: "
+               "%s (and %u more since the last such line)",
+               id, held);
+    }
+    else {
+        ue_log(UE_LOG_WARNING, APR_SUCCESS,
+               "[EventProducer] WARNING: Buffer full, dropping event for org: "
+               "%s",
+               id);
+    }
+}
+
+static int queue_is_full(const ue_producer_t *p)
+{
+    return atomic_load_explicit(&p->queued, memory_order_relaxed)
+           >= (int32_t)p->config.buffer_size;
+}
+
+apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
+                               ue_overflow_t overflow, ue_slot_ref_t *ref)
+{
+    apr_status_t rv = APR_EAGAIN;
+
+    *ref = 0;
+    if (overflow == UE_OVERFLOW_DROP || !queue_is_full(p)) {
+        rv = ue_journal_admit(p->journal, a, ref);
+    }
+    if (rv == APR_SUCCESS || overflow == UE_OVERFLOW_DROP) {
+        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, 1);
+    }
+    if (rv != APR_SUCCESS && overflow == UE_OVERFLOW_DROP) {
+        drop(p, &a->organization_id, UE_LOST_OVERFLOW);
+    }
+    return rv;
+}
+
+/** Take a completed slot back from a queue that will not be read or had no
+ * room. Whoever closes may take it too; one of the two counts it. */
+static apr_status_t lose_slot(ue_producer_t *p, ue_slot_ref_t ref,
+                              ue_loss_t cause)
+{
+    if (!ue_journal_list(p->journal, ref, 1u << UE_SLOT_COMPLETE)) {
+        return APR_SUCCESS;
+    }
+    drop(p, ue_journal_organization(p->journal, ref), cause);
+    ue_journal_release(p->journal, ref);
+    atomic_fetch_add(&p->settled, 1);
+    return APR_EAGAIN;
+}
+
+static apr_status_t enqueue(ue_producer_t *p, ue_slot_ref_t ref,
+                            ue_overflow_t overflow)
+{
+    int32_t n = atomic_fetch_add(&p->queued, 1) + 1;
+
+    /* Room is reserved before the push, so the queue itself is never full. */
+    if (n > (int32_t)p->config.buffer_size
+        || apr_queue_trypush(p->queue, (void *)(uintptr_t)ref) != APR_SUCCESS) {
+        atomic_fetch_sub(&p->queued, 1);
+        if (overflow == UE_OVERFLOW_DROP) {
+            return lose_slot(p, ref, UE_LOST_OVERFLOW);
+        }
+        ue_journal_strand(p->journal, ref);
+        atomic_fetch_add(&p->stranded, 1);
+    }
+    else if (n == ((int32_t)p->config.buffer_size + 1) / 2) {
+        sem_post(&p->wake); /* sooner than the next tick */
+    }
+    if (atomic_load(&p->asleep)) {
+        ue_producer_wake(p);
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_producer_record(ue_producer_t *p, ue_slot_ref_t ref,
+                                const ue_completion_t *c,
+                                ue_overflow_t overflow)
+{
+    apr_status_t rv = ue_journal_complete(p->journal, ref, c);
+
+    if (rv != APR_SUCCESS) {
+        return rv;
+    }
+    atomic_fetch_add(&p->recorded, 1);
+    if (atomic_load(&p->stage) < STAGE_CLOSING) {
+        rv = enqueue(p, ref, overflow);
+    }
+    /* From CLOSING on, the drain walks the slots; from CLOSED on, nobody does.
+     * Asked last, so that one of us sees the other. */
+    if (atomic_load(&p->stage) == STAGE_CLOSED) {
+        rv = lose_slot(p, ref, UE_LOST_SHUTDOWN);
+    }
+    return rv;
+}
+
+static void raise_stage(ue_producer_t *p, stage_t to)
+{
+    int stage = atomic_load(&p->stage);
+
+    while (stage < (int)to
+           && !atomic_compare_exchange_weak(&p->stage, &stage, (int)to)) {
+    }
+    atomic_store(&p->asleep, 0);
+    sem_post(&p->wake);
+}
+
+static void set_deadline(ue_producer_t *p)
+{
+    apr_time_t none = 0;
+
+    atomic_compare_exchange_strong(&p->deadline, &none,
+                                   ue_monotonic() + p->config.drain_timeout);
+}
+
+void ue_producer_stopping(ue_producer_t *p, int urgent)
+{
+    if (urgent) {
+        set_deadline(p);
+    }
+    raise_stage(p, STAGE_STOPPING);
+}
+
+apr_status_t ue_producer_flush(ue_producer_t *p, apr_time_t deadline)
+{
+    uint64_t until = atomic_load(&p->recorded);
+    apr_status_t rv = APR_SUCCESS;
+
+    atomic_fetch_add(&p->flushing, 1);
+    atomic_store(&p->asleep, 0);
+    sem_post(&p->wake);
+    while (atomic_load(&p->settled) < until) {
+        if (ue_monotonic() >= deadline) {
+            rv = APR_TIMEUP;
+            break;
+        }
+        apr_sleep(LOOK_EVERY);
+    }
+    atomic_fetch_sub(&p->flushing, 1);
+    return rv;
+}
+
+/**
+ * Wait for the worker to drain. If it has hung in the queue since before the
+ * close, whose mutex may never be released, the caller takes its place.
+ */
+static void await_worker(ue_producer_t *p, apr_time_t deadline)
+{
+    apr_time_t hangs_at = ue_monotonic() + HANGS_AFTER;
+
+    while (!atomic_load(&p->worker_done)) {
+        apr_time_t now = ue_monotonic();
+        int at = WORKER_POPPING;
+
+        if (now >= hangs_at
+            && atomic_compare_exchange_strong(&p->worker_at, &at,
+                                              WORKER_REPLACED)) {
+            ue_producer_drain(p);
+            return;
+        }
+        /* The worker keeps the deadline too, and needs a moment behind it. */
+        if (now >= deadline + APR_USEC_PER_SEC / 2) {
+            return;
+        }
+        apr_sleep(LOOK_EVERY);
+    }
+}
+
+apr_status_t ue_producer_close(ue_producer_t *p)
+{
+    uint64_t left;
+
+    ue_log(UE_LOG_INFO, APR_SUCCESS,
+           "[EventProducer] Flushing pending events...");
+    set_deadline(p);
+    raise_stage(p, STAGE_CLOSING);
+    await_worker(p, atomic_load(&p->deadline));
+    atomic_store(&p->abandoned, 1);
+    atomic_store(&p->stage, STAGE_CLOSED);
+    left = ue_producer_write_off(p);
+    if (left == 0) {
+        ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Flush complete");
+    }
+    else {
+        ue_log(UE_LOG_ERR, APR_TIMEUP,
+               "UE0201: producer: %" APR_UINT64_T_FMT " events were not "
+               "delivered when the child ended, and are lost",
+               left);
+    }
+    ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Closed");
+    return left ? APR_TIMEUP : APR_SUCCESS;
+}

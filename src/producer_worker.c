@@ -1,0 +1,366 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "producer_int.h"
+
+#include <string.h>
+#include <time.h>
+
+#define POP_AT_ONCE 64
+#define SLEEP_AFTER apr_time_from_sec(2)
+#define NAP apr_time_from_sec(1)
+#define RETRY_AFTER apr_time_from_msec(250)
+
+static uint32_t as_ms(apr_time_t monotonic)
+{
+    return (uint32_t)apr_time_as_msec(monotonic);
+}
+
+/** A sink says what became of a record. @locality worker */
+static void report(void *baton, ue_slot_ref_t ref, apr_status_t rv)
+{
+    lane_t *lane = baton;
+    ue_producer_t *p = lane->producer;
+    uint8_t *pending = &p->pending[ref - 1];
+
+    if (rv == APR_SUCCESS) {
+        lane->delivered++;
+    }
+    else {
+        lane->refused++;
+        *pending |= UE_PENDING_REFUSED;
+    }
+    *pending &= (uint8_t)~lane->bit;
+    if ((*pending & ~UE_PENDING_REFUSED) || atomic_load(&p->abandoned)) {
+        return;
+    }
+    if (*pending & UE_PENDING_REFUSED) {
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref),
+                        UE_LOST_REJECTED, 1);
+    }
+    else {
+        ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
+        ue_metrics_latency(p->seat,
+                           p->wall - ue_journal_ended(p->journal, ref));
+    }
+    *pending = 0;
+    ue_journal_release(p->journal, ref);
+    atomic_fetch_add(&p->settled, 1);
+}
+
+apr_status_t ue_producer_start_lanes(ue_producer_t *p, ue_sink_t *const *sinks,
+                                     int count, apr_pool_t *pool)
+{
+    apr_status_t rv = APR_SUCCESS;
+    int i;
+
+    p->pending = apr_pcalloc(pool, p->config.slots);
+    for (i = 0; i < count && rv == APR_SUCCESS; i++) {
+        lane_t *lane = &p->lanes[i];
+
+        lane->sink = sinks[i];
+        lane->producer = p;
+        lane->bit = (uint8_t)(1 << i);
+        lane->ring = apr_palloc(pool, p->config.slots * sizeof(*lane->ring));
+        rv = lane->sink->vtable->start(lane->sink, report, lane);
+    }
+    p->lane_count = count;
+    return rv;
+}
+
+static void list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now)
+{
+    int i;
+
+    for (i = 0; i < p->lane_count; i++) {
+        lane_t *lane = &p->lanes[i];
+        uint32_t tail = (lane->head + lane->count++) % p->config.slots;
+
+        lane->ring[tail].ref = ref;
+        lane->ring[tail].since = as_ms(now);
+        p->pending[ref - 1] |= lane->bit;
+    }
+}
+
+/**
+ * Empty the queue, not longer than it was when we began.
+ * @return whether the worker may go on: not if it has been replaced
+ */
+static int pop_all(ue_producer_t *p, apr_time_t now)
+{
+    int32_t left = atomic_load(&p->queued);
+
+    ue_metrics_set(p->seat, UE_M_QUEUE_EVENTS, (uint64_t)(left > 0 ? left : 0));
+    ue_metrics_set(p->seat, UE_M_QUEUE_EVENTS_MAX,
+                   (uint64_t)(left > 0 ? left : 0));
+    while (left > 0 && atomic_load(&p->stage) < STAGE_CLOSING) {
+        ue_slot_ref_t refs[POP_AT_ONCE];
+        int at = WORKER_POPPING;
+        int i, n = 0;
+        void *ref;
+
+        /* In here nothing but the queue is touched: whoever closes may take
+         * our place if its mutex never comes free. */
+        atomic_store(&p->worker_at, WORKER_POPPING);
+        while (n < POP_AT_ONCE && n < left
+               && apr_queue_trypop(p->queue, &ref) == APR_SUCCESS) {
+            refs[n++] = (ue_slot_ref_t)(uintptr_t)ref;
+        }
+        if (!atomic_compare_exchange_strong(&p->worker_at, &at, WORKER_OUT)) {
+            return 0;
+        }
+        if (n == 0) {
+            break; /* reserved, not pushed yet */
+        }
+        for (i = 0; i < n; i++) {
+            if (ue_journal_list(p->journal, refs[i], 1u << UE_SLOT_COMPLETE)) {
+                list(p, refs[i], now);
+            }
+        }
+        atomic_fetch_sub(&p->queued, n);
+        left -= n;
+    }
+    return 1;
+}
+
+/** Find slots in one of some states, and list them. @return how many */
+static int32_t walk(ue_producer_t *p, unsigned states, apr_time_t now)
+{
+    ue_slot_ref_t ref;
+    int32_t found = 0;
+
+    for (ref = 1; ref <= p->config.slots; ref++) {
+        if (ue_journal_list(p->journal, ref, states)) {
+            list(p, ref, now);
+            found++;
+        }
+    }
+    return found;
+}
+
+/** Encode what waits longest. @return how many events */
+static size_t encode(ue_producer_t *p, const lane_t *lane)
+{
+    char text[UE_ENDPOINT_MAX + UE_METHOD_MAX];
+    char *to = p->batch;
+    size_t n = 0;
+
+    while (n < lane->count && n < UE_BATCH_EVENTS
+           && (size_t)(p->batch + UE_BATCH_BYTES - to) > UE_EVENT_JSON_MAX) {
+        ue_slot_ref_t ref = lane->ring[(lane->head + n) % p->config.slots].ref;
+        ue_sink_record_t *record = &p->records[n++];
+        ue_event_t event;
+
+        ue_journal_read(p->journal, ref, &event, text);
+        record->ref = ref;
+        record->organization_id = ue_journal_organization(p->journal, ref);
+        record->json = to;
+        record->len = ue_event_json(&event, to);
+        to += record->len;
+        *to++ = '\n';
+    }
+    return n;
+}
+
+/** Hand one batch over. @return whether another may follow at once */
+static int hand_over(ue_producer_t *p, lane_t *lane, apr_time_t now)
+{
+    size_t n = encode(p, lane);
+    size_t taken = 0;
+    apr_status_t rv;
+
+    lane->delivered = lane->refused = 0;
+    p->wall = apr_time_now();
+    rv = lane->sink->vtable->submit(lane->sink, p->records, n, &taken);
+    lane->head = (uint32_t)((lane->head + taken) % p->config.slots);
+    lane->count -= (uint32_t)taken;
+    if (taken) {
+        ue_metrics_add(p->seat, UE_M_BATCHES, 1);
+        ue_metrics_add(p->seat, UE_M_BATCH_EVENTS, taken);
+        ue_log(UE_LOG_DEBUG, APR_SUCCESS,
+               "[EventProducer] Batch sent: %u events (success=%u, failed=%u)",
+               (unsigned)taken, lane->delivered, lane->refused);
+    }
+    if (rv != APR_SUCCESS && !APR_STATUS_IS_EAGAIN(rv)) {
+        ue_metrics_add(p->seat, UE_M_SINK_ERRORS, 1);
+        lane->retry_at = now + RETRY_AFTER;
+    }
+    return rv == APR_SUCCESS;
+}
+
+static int is_due(const ue_producer_t *p, const lane_t *lane, apr_time_t now)
+{
+    uint32_t age;
+
+    if (lane->count == 0 || now < lane->retry_at) {
+        return 0;
+    }
+    if (lane->count >= p->config.batch_size
+        || atomic_load(&p->stage) >= STAGE_STOPPING
+        || atomic_load(&p->flushing)) {
+        return 1;
+    }
+    /* A tick early rather than a tick late; it may have waited another in the
+     * queue. */
+    age = as_ms(now) - lane->ring[lane->head].since;
+    return apr_time_from_msec(age) + 2 * p->tick >= p->config.flush_interval;
+}
+
+static void feed(ue_producer_t *p, apr_time_t now)
+{
+    int i;
+
+    for (i = 0; i < p->lane_count; i++) {
+        lane_t *lane = &p->lanes[i];
+
+        while (is_due(p, lane, now) && hand_over(p, lane, now)) {
+        }
+        lane->sink->vtable->poll(lane->sink, now);
+    }
+}
+
+static uint32_t waiting(const ue_producer_t *p)
+{
+    uint32_t n = 0;
+    int i;
+
+    for (i = 0; i < p->lane_count; i++) {
+        n += p->lanes[i].count;
+    }
+    return n;
+}
+
+static void wait_for(ue_producer_t *p, apr_interval_time_t how_long)
+{
+    apr_time_t until = ue_monotonic() + how_long;
+    struct timespec at;
+
+    at.tv_sec = apr_time_sec(until);
+    at.tv_nsec = apr_time_usec(until) * 1000;
+    sem_clockwait(&p->wake, CLOCK_MONOTONIC, &at);
+}
+
+/** Wait for the next tick, or longer if there has been nothing to do. */
+static void rest(ue_producer_t *p, apr_time_t now, apr_time_t *busy)
+{
+    if (waiting(p) || atomic_load(&p->queued) || atomic_load(&p->stranded)) {
+        *busy = now;
+    }
+    if (now - *busy < SLEEP_AFTER + 2 * p->config.flush_interval) {
+        wait_for(p, p->tick);
+        return;
+    }
+    atomic_store(&p->asleep, 1);
+    if (atomic_load(&p->queued) == 0 && atomic_load(&p->stranded) == 0) {
+        wait_for(p, NAP);
+    }
+    atomic_store(&p->asleep, 0);
+}
+
+/** Say how many dropped events no line has spoken of yet. */
+static void speak_up(ue_producer_t *p, apr_time_t now)
+{
+    uint32_t held = atomic_load(&p->full.held);
+
+    if (held && now >= atomic_load(&p->full.next)) {
+        held = atomic_exchange(&p->full.held, 0);
+        ue_log(UE_LOG_WARNING, APR_SUCCESS,
+               "[EventProducer] WARNING: Buffer full, dropped %u more events",
+               held);
+    }
+}
+
+static int in_flight(const ue_producer_t *p)
+{
+    uint32_t i;
+
+    for (i = 0; i < p->config.slots; i++) {
+        if (p->pending[i]) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+void ue_producer_drain(ue_producer_t *p)
+{
+    const unsigned complete = 1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED;
+    apr_time_t deadline = atomic_load(&p->deadline);
+    apr_time_t now = ue_monotonic();
+    ue_slot_ref_t ref;
+    int i;
+
+    for (ref = 1; ref <= p->config.slots; ref++) {
+        if (ue_journal_interrupt(p->journal, ref)) {
+            ue_metrics_add(p->seat, UE_M_EVENTS_INTERRUPTED, 1);
+            atomic_fetch_add(&p->recorded, 1);
+            list(p, ref, now);
+        }
+    }
+    walk(p, complete, now);
+    for (;;) {
+        feed(p, now);
+        if ((waiting(p) == 0 && !in_flight(p))
+            || (now = ue_monotonic()) >= deadline) {
+            break;
+        }
+        apr_sleep(p->tick);
+        walk(p, complete, now);
+        now = ue_monotonic();
+    }
+    for (i = 0; i < p->lane_count; i++) {
+        p->lanes[i].sink->vtable->flush(p->lanes[i].sink, deadline);
+    }
+}
+
+uint64_t ue_producer_write_off(ue_producer_t *p)
+{
+    uint64_t lost = 0;
+    ue_slot_ref_t ref;
+
+    for (ref = 1; ref <= p->config.slots; ref++) {
+        ue_slot_state_t state = ue_journal_state(p->journal, ref);
+        ue_loss_t cause = UE_LOST_SHUTDOWN;
+
+        if (state == UE_SLOT_FREE || state == UE_SLOT_FURTHER) {
+            continue;
+        }
+        if (state == UE_SLOT_COMPLETING) {
+            cause = UE_LOST_TORN;
+        }
+        /* A slot that its thread completed just now is counted by whoever
+         * takes it. */
+        else if (state != UE_SLOT_LISTED
+                 && !ue_journal_list(p->journal, ref, 1u << state)) {
+            continue;
+        }
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref), cause, 1);
+        lost++;
+    }
+    return lost;
+}
+
+void *APR_THREAD_FUNC ue_producer_work(apr_thread_t *thread, void *producer)
+{
+    ue_producer_t *p = producer;
+    apr_time_t now = ue_monotonic();
+    apr_time_t busy = now;
+
+    pthread_setname_np(pthread_self(), "usage-producer");
+    while (atomic_load(&p->stage) < STAGE_CLOSING) {
+        if (!pop_all(p, now)) {
+            return NULL;
+        }
+        if (atomic_load(&p->stranded) > 0) {
+            atomic_fetch_sub(&p->stranded,
+                             walk(p, 1u << UE_SLOT_STRANDED, now));
+        }
+        feed(p, now);
+        speak_up(p, now);
+        rest(p, now, &busy);
+        now = ue_monotonic();
+    }
+    ue_producer_drain(p);
+    atomic_store(&p->worker_done, 1);
+    return NULL;
+}
