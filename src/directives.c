@@ -1,0 +1,351 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+
+/**
+ * The directives: each takes its words, checks them as far as they can be
+ * checked alone, and stores them in the server's ue_conf_t. Every message names
+ * the directive and a value that would be right.
+ */
+#include "config.h"
+
+#include "http_core.h"
+
+#include <apr_lib.h>
+#include <apr_strings.h>
+
+#include "endpoint.h"
+#include "log.h"
+
+static ue_conf_t *conf_of(const cmd_parms *cmd)
+{
+    return ap_get_module_config(cmd->server->module_config,
+                                &usage_events_module);
+}
+
+#define AT(field) ((void *)APR_OFFSETOF(ue_conf_t, field))
+#define FIELD(type, conf, cmd) \
+    (*(type *)((char *)(conf) + (apr_size_t)(cmd)->info))
+
+static const char *set_flag(cmd_parms *cmd, void *unused, int on)
+{
+    FIELD(int, conf_of(cmd), cmd) = on != 0;
+    return NULL;
+}
+
+static int is_digits(const char *s, apr_size_t len)
+{
+    apr_size_t i;
+
+    for (i = 0; i < len; i++) {
+        if (!apr_isdigit(s[i])) {
+            return 0;
+        }
+    }
+    return len > 0;
+}
+
+const ue_number_rule_t ue_rule_batch_size = {
+    "UsageKafkaBatchSize", "KAFKA_BATCH_SIZE", 1, 10000, "100"};
+const ue_number_rule_t ue_rule_buffer_size = {
+    "UsageKafkaBufferSize", "KAFKA_BUFFER_SIZE", 1, 1000000, "1000"};
+const ue_number_rule_t ue_rule_slots = {"UsageJournalSlots", NULL,
+                                        UE_JOURNAL_SLOTS_MIN,
+                                        UE_JOURNAL_SLOTS_MAX, "16384"};
+
+const ue_time_rule_t ue_rule_flush_interval = {
+    "UsageKafkaFlushInterval", "KAFKA_FLUSH_INTERVAL", APR_USEC_PER_SEC / 1000,
+    60 * APR_USEC_PER_SEC,     "1ms to 60s",           "500ms"};
+const ue_time_rule_t ue_rule_drain_timeout = {
+    "UsageKafkaDrainTimeout", NULL,         0,
+    60 * APR_USEC_PER_SEC,    "0ms to 60s", "4s"};
+
+const char *ue_number_parse(int *value, const ue_number_rule_t *rule,
+                            const char *name, const char *text, apr_pool_t *p)
+{
+    apr_int64_t n = 0;
+
+    if (is_digits(text, strlen(text)) && strlen(text) < 10) {
+        n = apr_atoi64(text);
+        if (n >= rule->min && n <= rule->max) {
+            *value = (int)n;
+            return NULL;
+        }
+    }
+    return apr_psprintf(p,
+                        "%s takes a whole number from %d to %d, such as %s; "
+                        "\"%s\" is none",
+                        name, rule->min, rule->max, rule->example, text);
+}
+
+const char *ue_time_span_parse(apr_interval_time_t *value,
+                               const ue_time_rule_t *rule, const char *name,
+                               const char *text, apr_pool_t *p)
+{
+    static const char *const units[] = {"ms", "s", "min", "h"};
+    apr_size_t digits = strspn(text, "0123456789");
+    apr_size_t i;
+
+    /* httpd's own parser takes "500msec" and "500" too. */
+    for (i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        apr_interval_time_t t;
+
+        if (digits > 0 && digits < 10 && !strcmp(text + digits, units[i])
+            && ap_timeout_parameter_parse(text, &t, "s") == APR_SUCCESS
+            && t >= rule->min && t <= rule->max) {
+            *value = t;
+            return NULL;
+        }
+    }
+    return apr_psprintf(p,
+                        "%s takes a time with its unit (ms, s, min or h), %s, "
+                        "such as %s; \"%s\" is none",
+                        name, rule->range, rule->example, text);
+}
+
+#define NUMBER_DIRECTIVE(function, field)                                      \
+    static const char *function(cmd_parms *cmd, void *unused, const char *arg) \
+    {                                                                          \
+        return ue_number_parse(&conf_of(cmd)->field, cmd->info,                \
+                               cmd->cmd->name, arg, cmd->pool);                \
+    }
+
+#define TIME_DIRECTIVE(function, field)                                        \
+    static const char *function(cmd_parms *cmd, void *unused, const char *arg) \
+    {                                                                          \
+        return ue_time_span_parse(&conf_of(cmd)->field, cmd->info,             \
+                                  cmd->cmd->name, arg, cmd->pool);             \
+    }
+
+NUMBER_DIRECTIVE(set_batch_size, batch_size)
+NUMBER_DIRECTIVE(set_buffer_size, buffer_size)
+NUMBER_DIRECTIVE(set_slots, slots)
+TIME_DIRECTIVE(set_flush_interval, flush_interval)
+TIME_DIRECTIVE(set_drain_timeout, drain_timeout)
+
+static const char *add_exempt(cmd_parms *cmd, void *unused, const char *path)
+{
+    ue_conf_t *conf = conf_of(cmd);
+
+    if (path[0] != '/' || !ue_path_is_plain(path, strlen(path))) {
+        return apr_psprintf(cmd->pool,
+                            "UsageExempt takes a path such as /healthz, or a "
+                            "prefix that ends in a slash such as /docs/, "
+                            "written as a server reads it (no \"..\", \"//\" "
+                            "or escapes); \"%s\" is none",
+                            path);
+    }
+    if (strpbrk(path, "?#")) {
+        return apr_psprintf(cmd->pool,
+                            "UsageExempt takes a path such as /healthz, "
+                            "without a query; \"%s\" has one",
+                            path);
+    }
+    if (!conf->exempt) {
+        conf->exempt = apr_array_make(cmd->pool, 4, sizeof(const char *));
+    }
+    APR_ARRAY_PUSH(conf->exempt, const char *) = path;
+    return NULL;
+}
+
+static const char *set_request_id(cmd_parms *cmd, void *unused, const char *arg)
+{
+    if (strcasecmp(arg, "new") && strcasecmp(arg, "trust")) {
+        return apr_psprintf(cmd->pool,
+                            "UsageRequestId is new or trust; \"%s\" is neither",
+                            arg);
+    }
+    conf_of(cmd)->trust_request_id = !strcasecmp(arg, "trust");
+    return NULL;
+}
+
+static const char *set_overflow(cmd_parms *cmd, void *unused, const char *arg)
+{
+    if (strcasecmp(arg, "drop") && strcasecmp(arg, "refuse")) {
+        return apr_psprintf(cmd->pool,
+                            "UsageOverflow is drop or refuse; \"%s\" is "
+                            "neither",
+                            arg);
+    }
+    conf_of(cmd)->overflow =
+        strcasecmp(arg, "drop") ? UE_OVERFLOW_REFUSE : UE_OVERFLOW_DROP;
+    return NULL;
+}
+
+static const char *set_billable(cmd_parms *cmd, void *unused, const char *arg)
+{
+    ue_statusset_t *set = apr_pcalloc(cmd->pool, sizeof(*set));
+    const char *why;
+
+    if (ue_statusset_parse(set, arg, &why) != APR_SUCCESS) {
+        return apr_psprintf(cmd->pool,
+                            "UsageBillableStatus takes status codes and ranges "
+                            "of them, separated by commas, such as %s; "
+                            "\"%s\": %s",
+                            UE_BILLABLE_STATUS_DEFAULT, arg, why);
+    }
+    conf_of(cmd)->billable = set;
+    return NULL;
+}
+
+static int is_token(const char *s)
+{
+    const char *c = s;
+
+    while (apr_isalnum(*c) || (*c && strchr("!#$%&'*+-.^_`|~", *c))) {
+        c++;
+    }
+    return c > s && !*c;
+}
+
+/** Headers that carry something else, so that no key can be read from them. */
+static int is_taken(const char *name)
+{
+    static const char *const taken[] = {"X-Request-Id",
+                                        "X-Organization-Id",
+                                        "X-Api-Key-Id",
+                                        "Connection",
+                                        "Content-Length",
+                                        "Content-Type",
+                                        "Cookie",
+                                        "Expect",
+                                        "Host",
+                                        "TE",
+                                        "Transfer-Encoding",
+                                        "Upgrade"};
+    apr_size_t i;
+
+    for (i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+        if (!strcasecmp(name, taken[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static const char *set_key_header(cmd_parms *cmd, void *unused,
+                                  const char *name)
+{
+    ue_keyheader_t *header = apr_pcalloc(cmd->pool, sizeof(*header));
+
+    if (!is_token(name) || is_taken(name)) {
+        return apr_psprintf(cmd->pool,
+                            "UsageKeyHeader takes Authorization, or the name "
+                            "of a header of your own such as X-API-Key; "
+                            "\"%s\" can't be used",
+                            name);
+    }
+    header->authorization = !strcasecmp(name, "Authorization");
+    header->header = header->authorization ? NULL : name;
+    conf_of(cmd)->key_header = header;
+    return NULL;
+}
+
+const char *ue_keystore_url_parse(const char **url, const char *name,
+                                  const char *text, apr_pool_t *p)
+{
+    const char *path;
+
+    if (!strncmp(text, "postgresql:", 11) || !strncmp(text, "postgres:", 9)) {
+        return apr_psprintf(p,
+                            "%s: PostgreSQL is no key store of this version; "
+                            "use file:PATH, such as file:conf/keys.json",
+                            name);
+    }
+    if (strncmp(text, "file:", 5) || !text[5]) {
+        return apr_psprintf(
+            p, "%s takes file:PATH, such as file:conf/keys.json", name);
+    }
+    path = ap_server_root_relative(p, text + 5);
+    if (!path) {
+        return apr_psprintf(p, "%s: \"%s\" is no path", name, text + 5);
+    }
+    *url = apr_pstrcat(p, "file:", path, NULL);
+    return NULL;
+}
+
+static const char *set_keystore(cmd_parms *cmd, void *unused, const char *arg)
+{
+    return ue_keystore_url_parse(&conf_of(cmd)->keystore_url, "UsageKeyStore",
+                                 arg, cmd->pool);
+}
+
+static const char *set_event_file(cmd_parms *cmd, void *unused, const char *arg)
+{
+    const char *path =
+        *arg && *arg != '|' ? ap_server_root_relative(cmd->pool, arg) : NULL;
+    const char *dir;
+    apr_finfo_t at;
+
+    if (!path) {
+        return apr_psprintf(cmd->pool,
+                            "UsageEventFile takes the path of a file, such as "
+                            "logs/usage-events.jsonl; \"%s\" is none",
+                            arg);
+    }
+    if (apr_stat(&at, path, APR_FINFO_TYPE, cmd->temp_pool) == APR_SUCCESS
+        && at.filetype != APR_REG) {
+        return apr_psprintf(cmd->pool,
+                            "UsageEventFile takes the path of a file, such as "
+                            "logs/usage-events.jsonl; %s is no regular file",
+                            path);
+    }
+    dir = ap_make_dirstr_parent(cmd->temp_pool, path);
+    if (apr_stat(&at, dir, APR_FINFO_TYPE, cmd->temp_pool) != APR_SUCCESS
+        || at.filetype != APR_DIR) {
+        return apr_psprintf(cmd->pool,
+                            "UsageEventFile: there is no directory %s; make "
+                            "it, or name one that is there, as in "
+                            "logs/usage-events.jsonl",
+                            dir);
+    }
+    conf_of(cmd)->event_file = path;
+    return NULL;
+}
+
+const command_rec ue_directives[] = {
+    AP_INIT_FLAG("UsageEvents", set_flag, AT(enabled), RSRC_CONF,
+                 "On: requests need a key and are recorded as UsageEvents"),
+    AP_INIT_ITERATE("UsageExempt", add_exempt, NULL, RSRC_CONF,
+                    "paths, or prefixes ending in a slash, that need no key "
+                    "and are not recorded"),
+    AP_INIT_FLAG("UsageExemptPreflight", set_flag, AT(exempt_preflight),
+                 RSRC_CONF,
+                 "On: CORS preflight requests need no key and are not "
+                 "recorded"),
+    AP_INIT_TAKE1("UsageRequestId", set_request_id, NULL, RSRC_CONF,
+                  "new, or trust: take a client's X-Request-Id if it is a "
+                  "UUID"),
+    AP_INIT_TAKE1("UsageBillableStatus", set_billable, NULL, RSRC_CONF,
+                  "status codes that are billed, such as 101,200-499"),
+    AP_INIT_FLAG("UsageKeyRequired", set_flag, AT(key_required), RSRC_CONF,
+                 "Off: a request without a key passes and is not recorded"),
+    AP_INIT_TAKE1("UsageKeyHeader", set_key_header, NULL, RSRC_CONF,
+                  "the one header that may hold a key: Authorization, or a "
+                  "name such as X-API-Key"),
+    AP_INIT_FLAG("UsageKeyHide", set_flag, AT(key_hide), RSRC_CONF,
+                 "Off: backends see the key"),
+    AP_INIT_TAKE1("UsageKeyStore", set_keystore, NULL, RSRC_CONF,
+                  "where keys are looked up: file:PATH"),
+    AP_INIT_TAKE1("UsageKafkaBatchSize", set_batch_size,
+                  (void *)&ue_rule_batch_size, RSRC_CONF,
+                  "events that make a batch, such as 100"),
+    AP_INIT_TAKE1("UsageKafkaFlushInterval", set_flush_interval,
+                  (void *)&ue_rule_flush_interval, RSRC_CONF,
+                  "how long an event may wait for its batch, such as 500ms"),
+    AP_INIT_TAKE1("UsageKafkaBufferSize", set_buffer_size,
+                  (void *)&ue_rule_buffer_size, RSRC_CONF,
+                  "events that may wait for a child's background thread, such "
+                  "as 1000"),
+    AP_INIT_TAKE1("UsageKafkaDrainTimeout", set_drain_timeout,
+                  (void *)&ue_rule_drain_timeout, RSRC_CONF,
+                  "how long a stopping child may take to deliver, such as 4s"),
+    AP_INIT_TAKE1("UsageEventFile", set_event_file, NULL, RSRC_CONF,
+                  "a file that gets each event as a line of JSON, such as "
+                  "logs/usage-events.jsonl"),
+    AP_INIT_TAKE1("UsageOverflow", set_overflow, NULL, RSRC_CONF,
+                  "drop or refuse: what happens when there is no room for an "
+                  "event"),
+    AP_INIT_TAKE1("UsageJournalSlots", set_slots, (void *)&ue_rule_slots,
+                  RSRC_CONF,
+                  "events that a child can hold until they are delivered, "
+                  "such as 16384"),
+    {NULL}};

@@ -1,0 +1,378 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "process.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "ap_mpm.h"
+#include "http_core.h"
+#include "http_log.h"
+#include "http_main.h"
+#include "mpm_common.h"
+
+#include <apr_strings.h>
+#include <apr_thread_proc.h>
+
+#include "log.h"
+#include "proxy.h"
+
+APLOG_USE_MODULE(usage_events);
+
+#define RETAINED "mod_usage_events"
+#define SEATS_MAX 2048
+#define WATCH_EVERY_NS 250000000L
+
+ue_process_t ue_process;
+
+typedef struct {
+    const char *url;
+    ue_keystore_t *store;
+} kept_store_t;
+
+/** What outlives a graceful restart. */
+typedef struct {
+    ue_metrics_t *metrics;
+    apr_pool_t *pool;
+    apr_array_header_t *stores; /* kept_store_t */
+} retained_t;
+
+static void log_line(void *baton, ue_log_level_t level, apr_status_t rv,
+                     const char *line)
+{
+    ap_log_error(APLOG_MARK, (int)level, rv, (server_rec *)baton, "%s", line);
+}
+
+static void log_to(server_rec *s)
+{
+    int level = ap_get_server_module_loglevel(s, APLOG_MODULE_INDEX);
+
+    ue_log_set(log_line, s,
+               level > UE_LOG_DEBUG ? UE_LOG_DEBUG : (ue_log_level_t)level);
+}
+
+static void refuse(server_rec *s, const char *why)
+{
+    ap_log_error(APLOG_MARK, APLOG_CRIT | APLOG_STARTUP, 0, s, "UE0001: %s",
+                 why);
+}
+
+/** A first look at a store, so that configtest finds what the start would. */
+static const char *try_stores(const ue_setup_t *setup, apr_pool_t *ptemp)
+{
+    int i;
+
+    for (i = 0; i < setup->stores->nelts; i++) {
+        const char *url = APR_ARRAY_IDX(setup->stores, i, const char *);
+        ue_keystore_t *store;
+        const char *why;
+
+        if (ue_keystore_open(&store, url, &why, ptemp) != APR_SUCCESS) {
+            return apr_psprintf(ptemp, "UsageKeyStore %s: %s", url, why);
+        }
+    }
+    return NULL;
+}
+
+int ue_process_check_config(apr_pool_t *pconf, apr_pool_t *plog,
+                            apr_pool_t *ptemp, server_rec *s)
+{
+    ue_setup_t *setup = NULL;
+    const char *why;
+
+    memset(&ue_process, 0, sizeof(ue_process));
+    why = ue_config_resolve(&setup, pconf, ptemp, s);
+    if (!why && setup->enabled) {
+        why = ue_proxy_check();
+    }
+    if (!why && ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_CONFIG_TEST) {
+        why = try_stores(setup, ptemp);
+    }
+    if (why) {
+        refuse(s, why);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    ue_process.setup = setup;
+    return OK;
+}
+
+static retained_t *retained(server_rec *s)
+{
+    retained_t *kept = ap_retained_data_get(RETAINED);
+
+    if (!kept) {
+        kept = ap_retained_data_create(RETAINED, sizeof(*kept));
+        apr_pool_create(&kept->pool, s->process->pool);
+        apr_pool_tag(kept->pool, "usage_events_retained");
+        kept->stores = apr_array_make(kept->pool, 2, sizeof(kept_store_t));
+    }
+    return kept;
+}
+
+static apr_status_t make_metrics(retained_t *kept)
+{
+    int daemons = 0;
+
+    if (kept->metrics) {
+        return APR_SUCCESS;
+    }
+    ap_mpm_query(AP_MPMQ_HARD_LIMIT_DAEMONS, &daemons);
+    daemons = 2 * daemons + 8; /* two generations side by side */
+    return ue_metrics_create(
+        &kept->metrics, (uint32_t)(daemons < SEATS_MAX ? daemons : SEATS_MAX),
+        kept->pool);
+}
+
+/** Open a store, or read one again that was open before the restart. */
+static ue_keystore_t *keep_store(retained_t *kept, const char *url,
+                                 server_rec *s, apr_pool_t *ptemp)
+{
+    const char *why = NULL;
+    kept_store_t new = {NULL, NULL};
+    int i;
+
+    for (i = 0; i < kept->stores->nelts; i++) {
+        kept_store_t *old = &APR_ARRAY_IDX(kept->stores, i, kept_store_t);
+
+        if (strcmp(old->url, url)) {
+            continue;
+        }
+        if (ue_keystore_reopen(old->store, url, &why, ptemp) != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, s,
+                         "UE0002: UsageKeyStore %s: %s; the keys from before "
+                         "the restart stay",
+                         url, why);
+        }
+        return old->store;
+    }
+    if (ue_keystore_open(&new.store, url, &why, kept->pool) != APR_SUCCESS) {
+        refuse(s, apr_psprintf(ptemp, "UsageKeyStore %s: %s", url, why));
+        return NULL;
+    }
+    new.url = apr_pstrdup(kept->pool, url);
+    APR_ARRAY_PUSH(kept->stores, kept_store_t) = new;
+    return new.store;
+}
+
+static int bind_stores(retained_t *kept, server_rec *main_server,
+                       apr_pool_t *ptemp)
+{
+    server_rec *s;
+
+    for (s = main_server; s; s = s->next) {
+        ue_conf_t *conf =
+            ap_get_module_config(s->module_config, &usage_events_module);
+        ue_server_t *server = conf->server;
+
+        if (server->enabled && server->keystore_url) {
+            server->rule.store =
+                keep_store(kept, server->keystore_url, main_server, ptemp);
+            if (!server->rule.store) {
+                return HTTP_INTERNAL_SERVER_ERROR;
+            }
+        }
+    }
+    return OK;
+}
+
+static int open_sinks(ue_setup_t *setup, server_rec *s, apr_pool_t *pconf)
+{
+    int i;
+
+    for (i = 0; i < setup->plans->nelts; i++) {
+        ue_producer_plan_t *plan =
+            &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
+        apr_status_t rv =
+            ue_sink_file_open(&plan->sinks[plan->sink_count], plan->event_file,
+                              plan->config.flush_interval, pconf);
+
+        if (rv != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_CRIT | APLOG_STARTUP, rv, s,
+                         "UE0003: UsageEventFile %s cannot be opened for "
+                         "appending: it must be a regular file, in a "
+                         "directory that is there",
+                         plan->event_file);
+            return HTTP_INTERNAL_SERVER_ERROR;
+        }
+        plan->sink_count++;
+    }
+    return OK;
+}
+
+int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
+                           apr_pool_t *ptemp, server_rec *s)
+{
+    retained_t *kept;
+    apr_status_t rv;
+    int result;
+
+    /* The first of two runs at the start only tells whether all is well. */
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG
+        || !ue_process.setup->enabled) {
+        return OK;
+    }
+    log_to(s);
+    kept = retained(s);
+    rv = make_metrics(kept);
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s,
+                     "UE0004: no shared memory for the counters");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    ue_process.metrics = kept->metrics;
+    result = bind_stores(kept, s, ptemp);
+    return result == OK ? open_sinks(ue_process.setup, s, pconf) : result;
+}
+
+/** The thread that watches the key stores. */
+static struct {
+    ue_keystore_t **stores;
+    int count;
+    sem_t end;
+    _Atomic int ended;
+} watch;
+
+static void *APR_THREAD_FUNC watch_stores(apr_thread_t *thread, void *unused)
+{
+    struct timespec at;
+
+    pthread_setname_np(pthread_self(), "usage-keys");
+    do {
+        int i;
+
+        for (i = 0; i < watch.count; i++) {
+            ue_keystore_t *store = watch.stores[i];
+            apr_status_t rv = store->vtable->refresh(store);
+
+            if (!APR_STATUS_IS_EAGAIN(rv)) {
+                ue_metrics_add(ue_process.seat,
+                               rv == APR_SUCCESS ? UE_M_KEYSTORE_RELOADS
+                                                 : UE_M_KEYSTORE_REFUSALS,
+                               1);
+            }
+        }
+        clock_gettime(CLOCK_MONOTONIC, &at);
+        at.tv_nsec += WATCH_EVERY_NS;
+        if (at.tv_nsec >= 1000000000L) {
+            at.tv_sec++;
+            at.tv_nsec -= 1000000000L;
+        }
+    } while (sem_clockwait(&watch.end, CLOCK_MONOTONIC, &at) != 0);
+    atomic_store(&watch.ended, 1);
+    return NULL;
+}
+
+static apr_status_t start_watch(const retained_t *kept, apr_pool_t *pool)
+{
+    apr_thread_t *thread;
+    sigset_t all, before;
+    apr_status_t rv;
+    int i;
+
+    watch.count = kept->stores->nelts;
+    watch.stores =
+        apr_palloc(pool, (size_t)watch.count * sizeof(*watch.stores));
+    for (i = 0; i < watch.count; i++) {
+        watch.stores[i] = APR_ARRAY_IDX(kept->stores, i, kept_store_t).store;
+    }
+    sem_init(&watch.end, 0, 0);
+    /* Signals are for httpd's own threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rv = apr_thread_create(&thread, NULL, watch_stores, NULL, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rv;
+}
+
+/** The end of a child: all producers close, within the deadline they share. */
+static apr_status_t child_exit(void *unused)
+{
+    int i;
+
+    sem_post(&watch.end);
+    for (i = 0; i < ue_process.producer_count; i++) {
+        ue_producer_stopping(ue_process.producers[i], 1);
+    }
+    for (i = 0; i < ue_process.producer_count; i++) {
+        ue_producer_close(ue_process.producers[i]);
+    }
+    ue_metrics_leave(ue_process.seat);
+    for (i = 0; i < 200 && watch.count && !atomic_load(&watch.ended); i++) {
+        apr_sleep(apr_time_from_msec(1));
+    }
+    return APR_SUCCESS;
+}
+
+/** A pool of our own, never destroyed, with its own allocator. */
+static apr_pool_t *child_pool(void)
+{
+    apr_allocator_t *allocator;
+    apr_pool_t *pool = NULL;
+
+    if (apr_allocator_create(&allocator) == APR_SUCCESS
+        && apr_pool_create_unmanaged_ex(&pool, NULL, allocator)
+               == APR_SUCCESS) {
+        apr_allocator_owner_set(allocator, pool);
+        apr_pool_tag(pool, "usage_events_child");
+    }
+    return pool;
+}
+
+static apr_status_t start_child(apr_pool_t *pool)
+{
+    const ue_setup_t *setup = ue_process.setup;
+    apr_status_t rv = ue_uuidgen_seed(&ue_process.request_ids);
+    int i;
+
+    ue_process.seat = ue_metrics_sit(ue_process.metrics);
+    ue_process.producers = apr_pcalloc(
+        pool, (size_t)setup->plans->nelts * sizeof(*ue_process.producers));
+    for (i = 0; i < setup->plans->nelts && rv == APR_SUCCESS; i++) {
+        const ue_producer_plan_t *plan =
+            &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
+
+        rv = ue_producer_create(&ue_process.producers[i], &plan->config,
+                                plan->sinks, plan->sink_count,
+                                ue_process.metrics, ue_process.seat, pool);
+        ue_process.producer_count += rv == APR_SUCCESS;
+    }
+    return rv;
+}
+
+void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
+{
+    apr_pool_t *pool;
+    apr_status_t rv;
+
+    if (!ue_process.setup || !ue_process.setup->enabled) {
+        return;
+    }
+    log_to(s);
+    pool = child_pool();
+    rv = pool ? start_child(pool) : APR_ENOMEM;
+    if (rv == APR_SUCCESS) {
+        /* A plain cleanup: mod_http2 joins its threads in a pre-cleanup. */
+        apr_pool_cleanup_register(pchild, NULL, child_exit,
+                                  apr_pool_cleanup_null);
+        rv = start_watch(ap_retained_data_get(RETAINED), pool);
+    }
+    if (rv != APR_SUCCESS) {
+        /* A child that can't meter must not serve. */
+        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s,
+                     "UE0005: a child cannot start recording, and ends");
+        exit(APEXIT_CHILDSICK);
+    }
+}
+
+void ue_process_child_stopping(apr_pool_t *pchild, int graceful)
+{
+    int i;
+
+    /* A graceful stop may take as long as its longest request; nobody kills
+     * the child, so its deadline begins with the cleanup. */
+    for (i = 0; i < ue_process.producer_count; i++) {
+        ue_producer_stopping(ue_process.producers[i], !graceful);
+    }
+}

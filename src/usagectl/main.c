@@ -1,0 +1,317 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "usagectl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <apr_general.h>
+#include <apr_strings.h>
+
+#define BIT(option) (1u << (option))
+#define OPERAND BIT(UE_OPTS) /* not an option, but as needed as one */
+
+static const struct {
+    const char *name;
+    const char *value; /* what it is called in the help; NULL: takes none */
+    const char *help;
+} options[UE_OPTS] = {
+    [UE_OPT_STORE] = {"store", "URL",
+                      "the key store, file:PATH (default: $DATABASE_URL)"},
+    [UE_OPT_ORG] = {"org", "UUID", "the organization"},
+    [UE_OPT_ID] = {"id", "UUID", "the new organization's id"},
+    [UE_OPT_NAME] = {"name", "NAME", "a name for people to know it by"},
+    [UE_OPT_ORG_NAME] = {"org-name", "NAME",
+                         "the organization's name, if it is a new one"},
+    [UE_OPT_ENV] = {"env", "live|test", "how the key begins (default: live)"},
+    [UE_OPT_EXPIRES] = {"expires", "TIME",
+                        "when it ends to work, like 2030-01-31T12:00:00Z"},
+    [UE_OPT_NOT_BILLABLE] = {"not-billable", NULL,
+                             "what is done with it is recorded, not billed"},
+    [UE_OPT_GROUP] = {"group", "GROUP",
+                      "who may read a new key file (default for root: "
+                      "www-data)"},
+    [UE_OPT_FORMAT] = {"format", "table|json|csv",
+                       "how to write the list (default: table)"},
+};
+
+static const struct {
+    const char *noun;
+    const char *verb;
+    const char *operand;
+    unsigned needs;
+    unsigned takes;
+    int (*run)(ue_ctl_t *ctl);
+    const char *help;
+} commands[] = {
+    {"key", "create", NULL, BIT(UE_OPT_ORG),
+     BIT(UE_OPT_STORE) | BIT(UE_OPT_NAME) | BIT(UE_OPT_ORG_NAME)
+         | BIT(UE_OPT_ENV) | BIT(UE_OPT_EXPIRES) | BIT(UE_OPT_NOT_BILLABLE)
+         | BIT(UE_OPT_GROUP),
+     ue_ctl_key_create,
+     "Make a key and write it, alone and this once, to standard output. A\n"
+     "missing organization or key file is made. If the key can't be written\n"
+     "out, none is made."},
+    {"key", "list", NULL, 0,
+     BIT(UE_OPT_STORE) | BIT(UE_OPT_ORG) | BIT(UE_OPT_FORMAT), ue_ctl_key_list,
+     "List keys, of one organization or of all."},
+    {"key", "revoke", "ID", OPERAND, BIT(UE_OPT_STORE), ue_ctl_key_revoke,
+     "End a key for good. One that was revoked before stays as it is."},
+    {"key", "check", NULL, 0, 0, ue_ctl_key_check,
+     "Read a key from standard input and say whether its form and checksum\n"
+     "are right. Nothing is looked up."},
+    {"org", "create", NULL, BIT(UE_OPT_ID) | BIT(UE_OPT_NAME),
+     BIT(UE_OPT_STORE) | BIT(UE_OPT_NOT_BILLABLE) | BIT(UE_OPT_GROUP),
+     ue_ctl_org_create, "Make an organization."},
+    {"org", "list", NULL, 0, BIT(UE_OPT_STORE) | BIT(UE_OPT_FORMAT),
+     ue_ctl_org_list, "List organizations."},
+};
+
+#define COMMANDS (sizeof commands / sizeof *commands)
+
+void ue_ctl_note(const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    fputs("usagectl: ", stderr);
+    vfprintf(stderr, fmt, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+int ue_ctl_fail(const ue_ctl_t *ctl, int status, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    fprintf(stderr, "usagectl %s: ", ctl->command);
+    vfprintf(stderr, fmt, args);
+    if (status == UE_CTL_WRONG_USE) {
+        fprintf(stderr, " (usagectl %s --help says more)", ctl->command);
+    }
+    fputc('\n', stderr);
+    va_end(args);
+    return status;
+}
+
+static void print_usage(FILE *to)
+{
+    size_t i;
+
+    fputs("usagectl: organizations and API keys of mod_usage_events\n\n", to);
+    for (i = 0; i < COMMANDS; i++) {
+        fprintf(to, "  usagectl %s %s%s%s\n", commands[i].noun,
+                commands[i].verb, commands[i].operand ? " " : "",
+                commands[i].operand ? commands[i].operand : "");
+    }
+    fputs("\n  usagectl NOUN VERB --help says more of one,"
+          "\n  usagectl --version which one this is.\n"
+          "\nExit status: 0 done, 1 refused or not complete, 2 wrong use,"
+          "\n3 a server out of reach.\n",
+          to);
+}
+
+static void print_option(unsigned option, const char *mark)
+{
+    char left[64];
+
+    snprintf(left, sizeof left, "--%s%s%s", options[option].name,
+             options[option].value ? " " : "",
+             options[option].value ? options[option].value : "");
+    printf("  %-26s %s%s\n", left, options[option].help, mark);
+}
+
+static void print_command(size_t c)
+{
+    unsigned o;
+
+    printf("usagectl %s %s%s%s [OPTION]...\n\n%s\n\n", commands[c].noun,
+           commands[c].verb, commands[c].operand ? " " : "",
+           commands[c].operand ? commands[c].operand : "", commands[c].help);
+    for (o = 0; o < UE_OPTS; o++) {
+        if (commands[c].needs & BIT(o)) {
+            print_option(o, " (needed)");
+        }
+    }
+    for (o = 0; o < UE_OPTS; o++) {
+        if (commands[c].takes & BIT(o)) {
+            print_option(o, "");
+        }
+    }
+}
+
+/* One "--name", "--name=value" or "--name value". */
+static int read_option(ue_ctl_t *ctl, unsigned takes, int argc,
+                       const char *const *argv, int *at)
+{
+    const char *name = argv[*at] + 2;
+    size_t len = strcspn(name, "=");
+    unsigned o;
+
+    for (o = 0; o < UE_OPTS; o++) {
+        if ((takes & BIT(o)) && !strncmp(options[o].name, name, len)
+            && !options[o].name[len]) {
+            break;
+        }
+    }
+    if (o == UE_OPTS) {
+        return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "there is no option --%.*s",
+                           (int)len, name);
+    }
+    if (ctl->option[o]) {
+        return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--%s is there twice",
+                           options[o].name);
+    }
+    if (!options[o].value) {
+        ctl->option[o] = "";
+        return name[len] ? ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
+                                       "--%s takes no value", options[o].name)
+                         : UE_CTL_DONE;
+    }
+    if (name[len]) {
+        ctl->option[o] = name + len + 1;
+    }
+    else if (++*at < argc) {
+        ctl->option[o] = argv[*at];
+    }
+    if (!ctl->option[o] || !*ctl->option[o]) {
+        return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--%s needs a value: %s",
+                           options[o].name, options[o].value);
+    }
+    return UE_CTL_DONE;
+}
+
+/* The operand is not repeated in messages: it may be a key that somebody took
+ * for its id. */
+static int read_arguments(ue_ctl_t *ctl, size_t c, int argc,
+                          const char *const *argv)
+{
+    unsigned o, takes = commands[c].needs | commands[c].takes;
+    int i, status, only_operands = 0;
+
+    for (i = 0; i < argc; i++) {
+        if (!only_operands && !strcmp(argv[i], "--")) {
+            only_operands = 1;
+        }
+        else if (!only_operands && !strncmp(argv[i], "--", 2)) {
+            status = read_option(ctl, takes, argc, argv, &i);
+            if (status) {
+                return status;
+            }
+        }
+        else if (!commands[c].operand || ctl->operand) {
+            return ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
+                               "there is an argument too many");
+        }
+        else {
+            ctl->operand = argv[i];
+        }
+    }
+    for (o = 0; o < UE_OPTS; o++) {
+        if ((commands[c].needs & BIT(o)) && !ctl->option[o]) {
+            return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--%s %s is missing",
+                               options[o].name, options[o].value);
+        }
+    }
+    if ((commands[c].needs & OPERAND) && !ctl->operand) {
+        return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "%s is missing",
+                           commands[c].operand);
+    }
+    return UE_CTL_DONE;
+}
+
+static int wants_help(int argc, const char *const *argv)
+{
+    int i;
+
+    for (i = 0; i < argc && strcmp(argv[i], "--"); i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int run(int argc, const char *const *argv, apr_pool_t *p)
+{
+    ue_ctl_t ctl = {p, "", {NULL}, NULL};
+    int status, help = 0;
+    size_t c;
+
+    if (argc < 2) {
+        print_usage(stderr);
+        return UE_CTL_WRONG_USE;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("usagectl %s\n", UE_VERSION);
+        return UE_CTL_DONE;
+    }
+    if (!strcmp(argv[1], "help")) {
+        help = 1;
+        argv++;
+        argc--;
+    }
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        print_usage(stdout);
+        return UE_CTL_DONE;
+    }
+    for (c = 0; argc > 2 && c < COMMANDS; c++) {
+        if (strcmp(argv[1], commands[c].noun)
+            || strcmp(argv[2], commands[c].verb)) {
+            continue;
+        }
+        ctl.command = apr_pstrcat(p, argv[1], " ", argv[2], NULL);
+        if (help || wants_help(argc - 3, argv + 3)) {
+            print_command(c);
+            return UE_CTL_DONE;
+        }
+        status = read_arguments(&ctl, c, argc - 3, argv + 3);
+        return status ? status : commands[c].run(&ctl);
+    }
+    fputs("usagectl: there is no such command\n\n", stderr);
+    print_usage(stderr);
+    return UE_CTL_WRONG_USE;
+}
+
+/* A program that is started with standard output closed gets its number for the
+ * next file that it opens, and writes a key into that. So the three are held by
+ * something that can't be used in their direction. */
+static void hold_standard_files(void)
+{
+    int fd;
+
+    for (fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF
+            && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) {
+            _exit(UE_CTL_REFUSED);
+        }
+    }
+}
+
+int main(int argc, const char *const argv[])
+{
+    apr_pool_t *p;
+    int status;
+
+    hold_standard_files();
+    /* A reader that has gone is an error to tell and to undo. */
+    signal(SIGPIPE, SIG_IGN);
+    if (apr_initialize() || apr_pool_create(&p, NULL)) {
+        fputs("usagectl: no memory\n", stderr);
+        return UE_CTL_REFUSED;
+    }
+    status = run(argc, argv, p);
+    if (fflush(stdout) || ferror(stdout)) {
+        ue_ctl_note("standard output can't be written");
+        status = status ? status : UE_CTL_REFUSED;
+    }
+    apr_pool_destroy(p);
+    apr_terminate();
+    return status;
+}

@@ -1,0 +1,129 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#ifndef UE_USAGECTL_H
+#define UE_USAGECTL_H
+
+/**
+ * usagectl: what an administrator does with organizations and keys.
+ *
+ * What was asked for goes to standard output, everything else to standard
+ * error. A command is a row of a table in main.c: its words, the options that
+ * it takes and needs, and a function, which finds them read and checked for
+ * being there. One thread, and one pool that ends with the process.
+ */
+#include <apr_pools.h>
+#include <apr_time.h>
+
+struct json_object;
+
+#ifndef UE_VERSION
+#define UE_VERSION "0.1.0"
+#endif
+
+/** Exit status (docs/formats.md). */
+enum {
+    UE_CTL_DONE,
+    UE_CTL_REFUSED,     /**< refused or not complete */
+    UE_CTL_WRONG_USE,   /**< the command line is wrong */
+    UE_CTL_OUT_OF_REACH /**< a server can't be reached */
+};
+
+typedef enum {
+    UE_OPT_STORE,
+    UE_OPT_ORG,
+    UE_OPT_ID,
+    UE_OPT_NAME,
+    UE_OPT_ORG_NAME,
+    UE_OPT_ENV,
+    UE_OPT_EXPIRES,
+    UE_OPT_NOT_BILLABLE,
+    UE_OPT_GROUP,
+    UE_OPT_FORMAT,
+    UE_OPTS
+} ue_ctl_option_t;
+
+typedef struct {
+    apr_pool_t *p;
+    const char *command;         /**< its words, for messages */
+    const char *option[UE_OPTS]; /**< values; NULL: not given */
+    const char *operand;         /**< NULL: none */
+} ue_ctl_t;
+
+/** Say what went wrong. @return status, for the caller to return */
+int ue_ctl_fail(const ue_ctl_t *ctl, int status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/** Say something on standard error. */
+void ue_ctl_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* The key file (store.c). Functions that return int return an exit status and
+ * have said what was wrong. ------------------------------------------------ */
+
+/** The path that --store or DATABASE_URL names. */
+int ue_ctl_store_path(const ue_ctl_t *ctl, const char **path);
+
+/** Read the key file to look at it. */
+int ue_ctl_read(const ue_ctl_t *ctl, struct json_object **doc);
+
+/**
+ * Read the key file to change it: nobody else does until the process ends.
+ * @param may_be_new begin with an empty document where there is no file
+ */
+int ue_ctl_edit(const ue_ctl_t *ctl, int may_be_new, const char **path,
+                struct json_object **doc);
+
+/** Write a changed document. */
+int ue_ctl_save(const ue_ctl_t *ctl, const char *path, struct json_object *doc);
+
+/** An organization, or NULL. */
+struct json_object *ue_ctl_find_organization(struct json_object *doc,
+                                             const char *id);
+
+/** Append an organization. @return it */
+struct json_object *ue_ctl_add_organization(struct json_object *doc,
+                                            const char *id, const char *name,
+                                            int billable);
+
+/** Check a UUID that was given, and make it lower case. */
+int ue_ctl_uuid(const ue_ctl_t *ctl, const char *what, const char *given,
+                const char **id);
+
+/** Check a name that was given. */
+int ue_ctl_name(const ue_ctl_t *ctl, const char *option, const char *name);
+
+/** A time as RFC 3339, to the second where it is a whole one. */
+const char *ue_ctl_time(apr_time_t when, apr_pool_t *p);
+
+/** A member, or NULL where it isn't or is null. */
+struct json_object *ue_ctl_member(struct json_object *o, const char *name);
+
+/** Is an organization or key, by itself, billable? */
+int ue_ctl_is_billable(struct json_object *o);
+
+/* Lists (list.c) ------------------------------------------------------- */
+
+typedef struct {
+    const char *name; /**< of the member */
+    const char *head; /**< in a table; NULL: not shown there */
+} ue_ctl_column_t;
+
+/**
+ * Write rows in the format that --format names.
+ * @param rows    an array of objects with all columns
+ * @param columns ends with a name of NULL
+ */
+int ue_ctl_list(const ue_ctl_t *ctl, struct json_object *rows,
+                const ue_ctl_column_t *columns);
+
+/** Write all of it to standard output, now. */
+int ue_ctl_put(const ue_ctl_t *ctl, const char *s, size_t len);
+
+/* Commands ------------------------------------------------------------- */
+
+int ue_ctl_key_create(ue_ctl_t *ctl);
+int ue_ctl_key_list(ue_ctl_t *ctl);
+int ue_ctl_key_revoke(ue_ctl_t *ctl);
+int ue_ctl_key_check(ue_ctl_t *ctl);
+int ue_ctl_org_create(ue_ctl_t *ctl);
+int ue_ctl_org_list(ue_ctl_t *ctl);
+
+#endif /* UE_USAGECTL_H */
