@@ -98,14 +98,30 @@ int ue_process_check_config(apr_pool_t *pconf, apr_pool_t *plog,
     return OK;
 }
 
-static retained_t *retained(server_rec *s)
+/** A pool that is never destroyed, with an allocator of its own. */
+static apr_pool_t *lasting_pool(const char *tag)
+{
+    apr_allocator_t *allocator;
+    apr_pool_t *pool = NULL;
+
+    if (apr_allocator_create(&allocator) == APR_SUCCESS
+        && apr_pool_create_unmanaged_ex(&pool, NULL, allocator)
+               == APR_SUCCESS) {
+        apr_allocator_owner_set(allocator, pool);
+        apr_pool_tag(pool, tag);
+    }
+    return pool;
+}
+
+static retained_t *retained(void)
 {
     retained_t *kept = ap_retained_data_get(RETAINED);
 
     if (!kept) {
         kept = ap_retained_data_create(RETAINED, sizeof(*kept));
-        apr_pool_create(&kept->pool, s->process->pool);
-        apr_pool_tag(kept->pool, "usage_events_retained");
+        /* Never destroyed: a cleanup would be called at an address where the
+         * module is no longer loaded. */
+        kept->pool = lasting_pool("usage_events_retained");
         kept->stores = apr_array_make(kept->pool, 2, sizeof(kept_store_t));
     }
     return kept;
@@ -214,7 +230,7 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
         return OK;
     }
     log_to(s);
-    kept = retained(s);
+    kept = retained();
     rv = make_metrics(kept);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s,
@@ -305,21 +321,6 @@ static apr_status_t child_exit(void *unused)
     return APR_SUCCESS;
 }
 
-/** A pool of our own, never destroyed, with its own allocator. */
-static apr_pool_t *child_pool(void)
-{
-    apr_allocator_t *allocator;
-    apr_pool_t *pool = NULL;
-
-    if (apr_allocator_create(&allocator) == APR_SUCCESS
-        && apr_pool_create_unmanaged_ex(&pool, NULL, allocator)
-               == APR_SUCCESS) {
-        apr_allocator_owner_set(allocator, pool);
-        apr_pool_tag(pool, "usage_events_child");
-    }
-    return pool;
-}
-
 static apr_status_t start_child(apr_pool_t *pool)
 {
     const ue_setup_t *setup = ue_process.setup;
@@ -350,7 +351,7 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     log_to(s);
-    pool = child_pool();
+    pool = lasting_pool("usage_events_child");
     rv = pool ? start_child(pool) : APR_ENOMEM;
     if (rv == APR_SUCCESS) {
         /* A plain cleanup: mod_http2 joins its threads in a pre-cleanup. */

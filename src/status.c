@@ -143,27 +143,112 @@ static void show_json(request_rec *r, const ue_metrics_sum_t *sum)
     ap_rputs("]}\n", r);
 }
 
-/* ---- both ---- */
+/* ---- HTML ---- */
+
+static void show_html_row(request_rec *r, const char *name, const char *label,
+                          const char *help, uint64_t value)
+{
+    ap_rprintf(r,
+               "<tr><td><code>%s</code></td><td>%s</td><td class=n>" U64
+               "</td><td>%s</td></tr>\n",
+               name, label ? label : "", value, help);
+}
+
+static void show_html_loss(void *baton, const ue_uuid_t *organization_id,
+                           const uint64_t lost[UE_LOSSES])
+{
+    losses_t *losses = baton;
+    char id[UE_UUID_LEN + 1];
+    int i;
+
+    for (i = 0; i < UE_LOSSES; i++) {
+        if (lost[i]) {
+            losses->count++;
+            ap_rprintf(losses->r,
+                       "<tr><td><code>%s</code></td><td>%s</td><td class=n>" U64
+                       "</td></tr>\n",
+                       ue_uuid_format(organization_id, id),
+                       ue_loss_name((ue_loss_t)i), lost[i]);
+        }
+    }
+}
+
+static const char html_head[] =
+    "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8>"
+    "<title>Usage events</title><style>"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:64em;"
+    "padding:0 1em;color:#222}table{border-collapse:collapse;width:100%}"
+    "td,th{text-align:left;padding:.2em .8em .2em 0;vertical-align:top;"
+    "border-bottom:1px solid #ddd}.n{text-align:right;"
+    "font-variant-numeric:tabular-nums}</style></head>\n"
+    "<body><h1>Usage events</h1>\n<p>mod_usage_events " UE_VERSION
+    ". Also as <a href=\"?format=json\">JSON</a> and for "
+    "<a href=\"?format=prometheus\">Prometheus</a>.</p>\n";
+
+static void show_html(request_rec *r, const ue_metrics_sum_t *sum)
+{
+    losses_t losses = {r, 0};
+    int i;
+
+    ap_set_content_type(r, "text/html; charset=utf-8");
+    ap_rputs(html_head, r);
+    ap_rputs("<table><tr><th>Number</th><th></th><th class=n>Value</th>"
+             "<th>Meaning</th></tr>\n",
+             r);
+    for (i = 0; i < UE_METRICS; i++) {
+        const ue_metric_info_t *info = &ue_metric_info[i];
+
+        show_html_row(r, info->name, info->value, info->help, sum->value[i]);
+    }
+    show_html_row(r, UE_WAITING_NAME, NULL, UE_WAITING_HELP, sum->waiting);
+    show_html_row(r, UE_CHILDREN_NAME, NULL, UE_CHILDREN_HELP, sum->children);
+    ap_rputs(
+        "</table>\n<h2>Losses by organization</h2>\n<table><tr>"
+        "<th>Organization</th><th>Cause</th><th class=n>Events</th></tr>\n",
+        r);
+    ue_metrics_losses(ue_process.metrics, show_html_loss, &losses);
+    ap_rputs(losses.count ? "</table>" : "</table>\n<p>None.</p>", r);
+    ap_rputs("</body></html>\n", r);
+}
+
+/* ---- all ---- */
 
 typedef void show_fn(request_rec *r, const ue_metrics_sum_t *sum);
+
+/** By what a client would rather have; Prometheus asks for text/plain. */
+static show_fn *choose_by_accept(const request_rec *r)
+{
+    const char *accept = apr_table_get(r->headers_in, "Accept");
+
+    if (!accept || strstr(accept, "application/json")) {
+        return show_json;
+    }
+    if (strstr(accept, "text/html")) {
+        return show_html;
+    }
+    return strstr(accept, "text/plain") ? show_prometheus : show_json;
+}
 
 /** @return NULL for a format that we don't have */
 static show_fn *choose(const request_rec *r)
 {
-    const char *accept = apr_table_get(r->headers_in, "Accept");
+    static const struct {
+        const char *args;
+        show_fn *show;
+    } formats[] = {{"format=json", show_json},
+                   {"format=prometheus", show_prometheus},
+                   {"format=html", show_html}};
+    apr_size_t i;
 
     if (!r->args || !*r->args) {
-        /* What Prometheus asks for, by either name. */
-        return accept && !strstr(accept, "application/json")
-                       && (strstr(accept, "text/plain")
-                           || strstr(accept, "openmetrics"))
-                   ? show_prometheus
-                   : show_json;
+        return choose_by_accept(r);
     }
-    if (!strcmp(r->args, "format=json")) {
-        return show_json;
+    for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+        if (!strcmp(r->args, formats[i].args)) {
+            return formats[i].show;
+        }
     }
-    return strcmp(r->args, "format=prometheus") ? NULL : show_prometheus;
+    return NULL;
 }
 
 int ue_status_handler(request_rec *r)
@@ -185,7 +270,7 @@ int ue_status_handler(request_rec *r)
     if (!show) {
         r->status = HTTP_BAD_REQUEST;
         ap_set_content_type(r, "text/plain; charset=utf-8");
-        ap_rputs("usage-status knows ?format=json and ?format=prometheus\n", r);
+        ap_rputs("usage-status knows ?format=json, prometheus and html\n", r);
         return OK;
     }
     apr_table_setn(r->headers_out, "Cache-Control", "no-store");
