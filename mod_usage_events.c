@@ -9,7 +9,6 @@
 #include "http_protocol.h"
 #include "http_request.h"
 #include "mpm_common.h"
-#include "util_filter.h"
 
 #include "config.h"
 #include "hooks.h"
@@ -35,13 +34,15 @@ static void register_hooks(apr_pool_t *p)
                           APR_HOOK_REALLY_FIRST);
     ap_hook_fixups(ue_proxy_fixups_local, NULL, NULL, APR_HOOK_REALLY_LAST);
     ap_hook_insert_filter(ue_hook_insert_filter, NULL, NULL, APR_HOOK_LAST);
+    ap_hook_insert_error_filter(ue_hook_insert_error_filter, NULL, NULL,
+                                APR_HOOK_LAST);
+    ap_hook_insert_error_filter(ue_hook_insert_error_filter, NULL, NULL,
+                                APR_HOOK_LAST);
     ap_hook_handler(ue_status_handler, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_log_transaction(ue_hook_log_transaction, NULL, NULL,
                             APR_HOOK_REALLY_FIRST);
 
-    /* Behind every filter that may set headers, before they are sent. */
-    ap_register_output_filter(UE_FILTER_NAME, ue_filter_request_id, NULL,
-                              AP_FTYPE_PROTOCOL - 1);
+    ue_hook_register_filter();
     ue_proxy_register(p);
 }
 

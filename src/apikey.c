@@ -226,11 +226,11 @@ ue_cred_t ue_apikey_find(const char *authorization, const char *header,
         }
     }
     if (header) {
-        if (found || strstr(header, ", ")) {
-            return UE_CRED_TWO;
-        }
         *key = header;
         *len = strlen(header);
+        if (found || (memchr(header, ',', *len) && strstr(header, ", "))) {
+            return UE_CRED_TWO;
+        }
         trim(key, len);
         found = 1;
     }

@@ -4,29 +4,38 @@
 #include "decision.h"
 #include "event.h"
 
-static ue_verdict_t look_up(ue_decision_t *decision, ue_keystore_t *store,
+static ue_verdict_t judge(const ue_keyrecord_t *who, apr_time_t now)
+{
+    /* Revoked before expired: a revoked key learns nothing of itself. */
+    if (who->revoked) {
+        return UE_BAD_KEY;
+    }
+    return who->expires != 0 && who->expires <= now ? UE_EXPIRED_KEY : UE_ALLOW;
+}
+
+static ue_verdict_t look_up(ue_keyrecord_t *who, ue_keystore_t *store,
                             const char *key, size_t len, apr_time_t now,
                             int *how)
 {
-    ue_keystore_result_t result = UE_KEYSTORE_UNKNOWN;
-    apr_status_t rv;
+    apr_status_t rv = APR_NOTFOUND;
 
-    if (!store) {
+    /* What was found before has passed the checks of its form. */
+    if (store && len <= UE_APIKEY_MAX
+        && store->vtable->recall(store, key, len, who) == APR_SUCCESS) {
+        *how = UE_KEYSTORE_HIT;
+        return judge(who, now);
+    }
+    if (ue_apikey_form(key, len) != UE_KEY_LOOKUP) {
         return UE_BAD_KEY;
     }
-    rv = store->vtable->lookup(store, key, len, &decision->who, &result);
-    if (rv != APR_SUCCESS && rv != APR_NOTFOUND) {
-        return UE_UNAVAILABLE;
+    if (store) {
+        rv = store->vtable->lookup(store, key, len, who);
+        *how = rv == APR_SUCCESS ? UE_KEYSTORE_MISS : UE_KEYSTORE_UNKNOWN;
     }
-    *how = (int)result;
-    /* Revoked before expired: a revoked key learns nothing of itself. */
-    if (rv == APR_NOTFOUND || decision->who.revoked) {
-        return UE_BAD_KEY;
+    if (rv == APR_SUCCESS) {
+        return judge(who, now);
     }
-    if (decision->who.expires != 0 && decision->who.expires <= now) {
-        return UE_EXPIRED_KEY;
-    }
-    return UE_ALLOW;
+    return rv == APR_NOTFOUND ? UE_BAD_KEY : UE_UNAVAILABLE;
 }
 
 void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,
@@ -36,24 +45,20 @@ void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,
     const char *key;
     size_t len;
 
-    memset(decision, 0, sizeof(*decision));
     *how = -1;
     switch (ue_apikey_find(authorization, header, &key, &len)) {
-    case UE_CRED_NONE:
-        decision->verdict = rule->required ? UE_NO_KEY : UE_ANONYMOUS;
-        return;
+    case UE_CRED_ONE:
+        decision->verdict =
+            look_up(&decision->who, rule->store, key, len, now, how);
+        break;
     case UE_CRED_TWO:
         decision->verdict = UE_TWO_KEYS;
-        return;
-    case UE_CRED_ONE:
+        break;
+    case UE_CRED_NONE:
+        decision->verdict = rule->required ? UE_NO_KEY : UE_ANONYMOUS;
         break;
     }
-    if (ue_apikey_form(key, len) != UE_KEY_LOOKUP) {
-        decision->verdict = UE_BAD_KEY;
-        return;
-    }
-    decision->verdict = look_up(decision, rule->store, key, len, now, how);
-    if (decision->verdict == UE_BAD_KEY) {
+    if (decision->verdict != UE_ALLOW && decision->verdict != UE_EXPIRED_KEY) {
         memset(&decision->who, 0, sizeof(decision->who));
     }
 }

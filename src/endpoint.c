@@ -159,6 +159,10 @@ size_t ue_utf8_clean(char *to, size_t max, const char *from, size_t len)
         if (in == len) {
             break;
         }
+        if (s[in] < 0x80 && out < max) {
+            to[out++] = from[in++];
+            continue;
+        }
         take = from + in;
         part = n = utf8_next(s + in, len - in, &whole);
         if (!whole) {

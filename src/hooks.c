@@ -33,7 +33,7 @@ ue_request_t *ue_request_of(const request_rec *r)
  * other way, r->no_cache, would add Expires to every answer. */
 static void forbid_caching(request_rec *r, const ue_request_t *req)
 {
-    if (req->decision.verdict == UE_ALLOW) {
+    if (ue_process.caches && req->decision.verdict == UE_ALLOW) {
         apr_table_setn(r->subprocess_env, "no-cache", "1");
     }
 }
@@ -58,7 +58,6 @@ static void identify(request_rec *r, ue_request_t *req)
         ue_uuid_v7(&req->request_id, &ue_process.request_ids, r->request_time);
     }
     req->request_id_text = ue_uuid_format(&req->request_id, text);
-    apr_table_setn(r->err_headers_out, REQUEST_ID, text);
 }
 
 static void decide(request_rec *r, ue_request_t *req, const char *path,
@@ -87,9 +86,8 @@ static void decide(request_rec *r, ue_request_t *req, const char *path,
 }
 
 static void admit(request_rec *r, ue_request_t *req, const char *path,
-                  size_t path_len)
+                  size_t path_len, ue_overflow_t overflow)
 {
-    const ue_server_t *server = req->server;
     ue_admission_t a;
 
     a.request_id = req->request_id;
@@ -100,12 +98,42 @@ static void admit(request_rec *r, ue_request_t *req, const char *path,
     a.method_len = strlen(r->method);
     a.endpoint = path;
     a.endpoint_len = path_len;
-    if (ue_producer_admit(ue_process.producers[server->producer], &a,
-                          server->overflow, &req->ref)
+    if (ue_producer_admit(ue_process.producers[req->server->producer], &a,
+                          overflow, &req->ref)
             != APR_SUCCESS
-        && server->overflow == UE_OVERFLOW_REFUSE) {
+        && overflow == UE_OVERFLOW_REFUSE) {
         req->decision.verdict = UE_UNAVAILABLE;
     }
+}
+
+static void count_decision(const ue_request_t *req)
+{
+    ue_metrics_add(ue_process.seat, (ue_metric_t)req->decision.verdict, 1);
+}
+
+/**
+ * Will httpd answer this request by switching to HTTP/2 (Upgrade: h2c)? Then
+ * it comes once more, as the first stream of the new connection, and owes one
+ * event, not two. Asked as core's own handler will ask.
+ */
+static int may_switch(request_rec *r)
+{
+    const char *upgrade = apr_table_get(r->headers_in, "Upgrade");
+    apr_array_header_t *offers = NULL;
+    const char *protocol;
+
+    if (!upgrade || r->connection->master
+        || ap_parse_token_list_strict(r->pool, upgrade, &offers, 0) || !offers
+        || !offers->nelts) {
+        return 0;
+    }
+    protocol = ap_select_protocol(r->connection, r, NULL, offers);
+    return protocol && strcmp(protocol, ap_get_protocol(r->connection));
+}
+
+static int has_switched(const request_rec *r)
+{
+    return strcmp(ap_get_protocol(r->connection), AP_PROTOCOL_HTTP1) != 0;
 }
 
 int ue_hook_post_read_request(request_rec *r)
@@ -132,9 +160,14 @@ int ue_hook_post_read_request(request_rec *r)
     identify(r, req);
     decide(r, req, path, path_len);
     if (req->decision.verdict == UE_ALLOW) {
-        admit(r, req, path, path_len);
+        req->may_switch = may_switch(r);
+        if (!req->may_switch) {
+            admit(r, req, path, path_len, server->overflow);
+        }
     }
-    ue_metrics_add(ue_process.seat, (ue_metric_t)req->decision.verdict, 1);
+    if (!req->may_switch) {
+        count_decision(req);
+    }
     forbid_caching(r, req);
     return DECLINED;
 }
@@ -203,6 +236,9 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
     ap_set_content_type(r, "application/problem+json");
     ap_set_content_length(r, (apr_off_t)len);
     apr_table_setn(r->headers_out, "Cache-Control", "no-store");
+    /* Our own, and for Header always (HSTS, CORS): the filters of a usual
+     * answer are put in by what comes after quick handlers. */
+    ap_run_insert_error_filter(r);
     if (problem->status == HTTP_UNAUTHORIZED) {
         apr_table_setn(r->headers_out, "WWW-Authenticate", "Bearer");
     }
@@ -210,27 +246,48 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
         apr_table_setn(r->headers_out, "Retry-After",
                        apr_itoa(r->pool, problem->retry_after));
     }
-    /* For Header always (HSTS, CORS): the filters of a usual answer are put in
-     * by what comes after quick handlers. */
-    ap_run_insert_error_filter(r);
     if (!r->header_only) {
         ap_rwrite(body, (int)len, r);
     }
     return OK;
 }
 
-/** A backend's own X-Request-Id, or one that mod_cache kept. */
-apr_status_t ue_filter_request_id(ap_filter_t *f, apr_bucket_brigade *bb)
+static ap_filter_rec_t *filter;
+
+/** In place of a backend's own X-Request-Id, or of one that mod_cache kept. */
+static apr_status_t set_request_id(ap_filter_t *f, apr_bucket_brigade *bb)
 {
-    apr_table_unset(f->r->headers_out, REQUEST_ID);
+    const ue_request_t *req = f->ctx;
+
+    apr_table_setn(f->r->headers_out, REQUEST_ID, req->request_id_text);
     ap_remove_output_filter(f);
     return ap_pass_brigade(f->next, bb);
 }
 
+void ue_hook_register_filter(void)
+{
+    /* Behind every filter that may set headers, before they are sent. */
+    filter = ap_register_output_filter("USAGE_REQUEST_ID", set_request_id, NULL,
+                                       AP_FTYPE_PROTOCOL - 1);
+}
+
 void ue_hook_insert_filter(request_rec *r)
 {
-    if (!r->main && ue_request_of(r)) {
-        ap_add_output_filter(UE_FILTER_NAME, NULL, r, r->connection);
+    ue_request_t *req = r->main ? NULL : ue_request_of(r);
+
+    if (req) {
+        ap_add_output_filter_handle(filter, req, r, r->connection);
+    }
+}
+
+void ue_hook_insert_error_filter(request_rec *r)
+{
+    const ue_request_t *req = r->main ? NULL : ue_request_of(r);
+
+    /* httpd is about to answer by itself, with these fields alone. */
+    if (req) {
+        apr_table_unset(r->headers_out, REQUEST_ID);
+        apr_table_setn(r->err_headers_out, REQUEST_ID, req->request_id_text);
     }
 }
 
@@ -245,23 +302,23 @@ static uint32_t duration_ms(const request_rec *r)
     return t > UINT32_MAX ? UINT32_MAX : (uint32_t)t;
 }
 
-int ue_hook_log_transaction(request_rec *r)
+/** A request that was expected to switch protocols and was answered instead. */
+static void admit_late(request_rec *r, ue_request_t *req)
 {
-    ue_request_t *req =
-        ap_get_module_config(r->request_config, &usage_events_module);
+    const char *path;
+    size_t path_len;
+
+    req->may_switch = 0;
+    path = ue_endpoint_path(r->unparsed_uri, &path_len);
+    admit(r, req, path, path_len, UE_OVERFLOW_DROP);
+    count_decision(req);
+}
+
+static void record(request_rec *r, const ue_request_t *req, ue_slot_ref_t ref)
+{
     const request_rec *last = r;
     ue_completion_t done;
-    ue_slot_ref_t ref;
 
-    if (!req) {
-        return DECLINED;
-    }
-    ue_proxy_restore(r, req);
-    ref = req->ref;
-    if (!ref) {
-        return DECLINED;
-    }
-    req->ref = 0;
     while (last->next) {
         last = last->next;
     }
@@ -273,5 +330,25 @@ int ue_hook_log_transaction(request_rec *r)
                                                   done.status_code));
     ue_producer_record(ue_process.producers[req->server->producer], ref, &done,
                        req->server->overflow);
+}
+
+int ue_hook_log_transaction(request_rec *r)
+{
+    ue_request_t *req =
+        ap_get_module_config(r->request_config, &usage_events_module);
+    ue_slot_ref_t ref;
+
+    if (!req) {
+        return DECLINED;
+    }
+    ue_proxy_restore(r, req);
+    if (req->may_switch && !has_switched(r)) {
+        admit_late(r, req);
+    }
+    ref = req->ref;
+    req->ref = 0;
+    if (ref) {
+        record(r, req, ref);
+    }
     return DECLINED;
 }

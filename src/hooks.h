@@ -7,14 +7,13 @@
  *
  *   post_read_request  decide by key, take a slot: the request is on record
  *   quick_handler      answer who was turned away (before mod_cache's)
- *   insert_filter      see to it that X-Request-Id goes out once, ours
+ *   insert_filter,     see to it that X-Request-Id goes out once, ours
+ *   insert_error_filter
  *   log_transaction    complete the slot
  *
  * What we know of a request is made at its first post_read_request and found
  * from its internal redirects and subrequests by walking back to it.
  */
-#include "util_filter.h"
-
 #include "config.h"
 
 typedef struct {
@@ -23,6 +22,7 @@ typedef struct {
     ue_uuid_t request_id;
     const char *request_id_text;
     ue_slot_ref_t ref;         /**< 0: there is no event to complete */
+    int may_switch;            /**< to another protocol: admitted when logged */
     apr_table_t *headers_in;   /**< as they came, while they are replaced */
     apr_table_t *headers_edit; /**< what replaces them, see proxy.h */
 } ue_request_t;
@@ -33,10 +33,11 @@ ue_request_t *ue_request_of(const request_rec *r);
 int ue_hook_post_read_request(request_rec *r);
 int ue_hook_quick_handler(request_rec *r, int lookup);
 void ue_hook_insert_filter(request_rec *r);
+void ue_hook_insert_error_filter(request_rec *r);
+void ue_hook_insert_error_filter(request_rec *r);
 int ue_hook_log_transaction(request_rec *r);
 
-/** Our output filter's name, and the filter. */
-#define UE_FILTER_NAME "USAGE_REQUEST_ID"
-apr_status_t ue_filter_request_id(ap_filter_t *f, apr_bucket_brigade *bb);
+/** Register the output filter that ue_hook_insert_filter() adds. */
+void ue_hook_register_filter(void);
 
 #endif /* UE_HOOKS_H */

@@ -153,6 +153,20 @@ static void push(ue_journal_t *j, ue_slot_ref_t ref)
         memory_order_relaxed));
 }
 
+/** Give further slots back. */
+static void unchain(ue_journal_t *j, ue_slot_ref_t ref)
+{
+    while (ref) {
+        further_t *further = &slot_at(j, ref)->further;
+        ue_slot_ref_t next = further->next;
+
+        atomic_store_explicit(&further->state, UE_SLOT_FREE,
+                              memory_order_relaxed);
+        push(j, ref);
+        ref = next;
+    }
+}
+
 /** Put text into further slots. @return the first of them, 0 if too few */
 static ue_slot_ref_t chain(ue_journal_t *j, const char *text, size_t len)
 {
@@ -167,11 +181,7 @@ static ue_slot_ref_t chain(ue_journal_t *j, const char *text, size_t len)
         further_t *further;
 
         if (!ref) {
-            while (next) {
-                ref = next;
-                next = slot_at(j, ref)->further.next;
-                push(j, ref);
-            }
+            unchain(j, next);
             return 0;
         }
         further = &slot_at(j, ref)->further;
@@ -218,12 +228,7 @@ apr_status_t ue_journal_admit(ue_journal_t *j, const ue_admission_t *a,
     }
     *ref = pop(j);
     if (!*ref) {
-        while (further) {
-            ue_slot_ref_t next = slot_at(j, further)->further.next;
-
-            push(j, further);
-            further = next;
-        }
+        unchain(j, further);
         return APR_EAGAIN;
     }
     slot = &slot_at(j, *ref)->first;
@@ -267,8 +272,9 @@ apr_status_t ue_journal_complete(ue_journal_t *j, ue_slot_ref_t ref,
     slot->response_time_ms = c->response_time_ms;
     slot->status_code = c->status_code;
     slot->flags |= c->billable ? FLAG_BILLABLE : 0;
-    atomic_store_explicit(&slot->state, UE_SLOT_COMPLETE, memory_order_release);
-    return APR_SUCCESS;
+    /* Whoever closes may have given this thread up for dead in between. */
+    return change(slot, UE_SLOT_COMPLETING, UE_SLOT_COMPLETE) ? APR_SUCCESS
+                                                              : APR_EBUSY;
 }
 
 void ue_journal_strand(ue_journal_t *j, ue_slot_ref_t ref)
@@ -354,15 +360,7 @@ void ue_journal_release(ue_journal_t *j, ue_slot_ref_t ref)
     if (slot->flags & FLAG_FURTHER) {
         memcpy(&next, slot->text + TEXT_BEFORE_LINK, sizeof(next));
     }
-    while (next) {
-        further_t *further = &slot_at(j, next)->further;
-        ue_slot_ref_t gone = next;
-
-        next = further->next;
-        atomic_store_explicit(&further->state, UE_SLOT_FREE,
-                              memory_order_relaxed);
-        push(j, gone);
-    }
+    unchain(j, next);
     atomic_store_explicit(&slot->state, UE_SLOT_FREE, memory_order_relaxed);
     push(j, ref);
 }

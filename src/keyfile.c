@@ -187,62 +187,93 @@ static const char *find_repeated(const char *text, size_t len, apr_pool_t *p)
     return "a member is there twice";
 }
 
-/* json-c silently takes the last of two members with the same name. A key that
- * was revoked in the first and not in the last would work; so it has to be told
- * that a file says two things. The parsed tree then has fewer members than the
- * text has colons outside strings. */
-static const char *repeated_member(struct json_object *doc, const char *text,
-                                   size_t len, apr_pool_t *p)
+/* What json-c takes even when it is strict: names in single quotes, NaN and
+ * Infinity, raw control characters in strings.
+ * @param colons receives how many there are outside strings
+ * @return       where the first of them is, or len */
+static size_t find_stray(const char *text, size_t len, size_t *colons)
 {
-    size_t i = 0, colons = 0;
+    size_t i = 0, end;
 
+    *colons = 0;
     while (i < len) {
         if (text[i] == '"') {
-            i = skip_string(text, i, len);
+            for (end = skip_string(text, i, len); i < end && i < len; i++) {
+                if ((unsigned char)text[i] < ' ') {
+                    return i;
+                }
+            }
             continue;
         }
-        colons += text[i] == ':';
+        if (text[i] == '\'' || text[i] == 'N' || text[i] == 'I') {
+            return i;
+        }
+        *colons += text[i] == ':';
         i++;
     }
-    return colons == count_members(doc) ? NULL : find_repeated(text, len, p);
+    return len;
 }
 
-static apr_status_t parse(const char *path, const char *text, size_t len,
-                          struct json_object **doc, const char **why,
-                          apr_pool_t *p)
+static struct json_object *parse_strictly(const char *text, size_t len,
+                                          size_t *at, const char **what)
 {
     struct json_tokener *tok = json_tokener_new_ex(NESTING_MAX);
     struct json_object *o;
-    const char *twice;
+    enum json_tokener_error e;
 
     if (!tok) {
-        *why = apr_psprintf(p, "%s: no memory to read it", path);
-        return APR_ENOMEM;
+        *what = "no memory";
+        return NULL;
     }
     json_tokener_set_flags(tok,
                            JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
     /* With the NUL behind it, so that what ends too early is an error; one
      * inside the text would end it. */
     o = json_tokener_parse_ex(tok, text, (int)len + 1);
-    if (json_tokener_get_error(tok) != json_tokener_success
-        || json_tokener_get_parse_end(tok) < len) {
-        size_t at = json_tokener_get_parse_end(tok);
-        enum json_tokener_error e = json_tokener_get_error(tok);
-
-        *why = apr_psprintf(
-            p, "%s: %s: not JSON: %s", path,
-            position(text, at < len ? at : len, p),
-            e == json_tokener_continue || at >= len ? "it ends too early"
-            : e == json_tokener_success ? "something follows the end"
-                                        : json_tokener_error_desc(e));
-        json_tokener_free(tok);
+    e = json_tokener_get_error(tok);
+    *at = json_tokener_get_parse_end(tok);
+    if (e == json_tokener_success && *at < len) {
+        *what = "something follows the end";
+    }
+    else if (e == json_tokener_continue || *at >= len) {
+        *what = "it ends too early";
+    }
+    else {
+        *what = json_tokener_error_desc(e);
+    }
+    if (e == json_tokener_success && *at >= len) {
+        *what = NULL;
+    }
+    else {
         json_object_put(o);
-        return APR_EINVAL;
+        o = NULL;
     }
     json_tokener_free(tok);
-    twice = repeated_member(o, text, len, p);
-    if (twice) {
-        *why = apr_psprintf(p, "%s: %s", path, twice);
+    return o;
+}
+
+/* json-c silently takes the last of two members with the same name. A key that
+ * was revoked in the first and not in the last would work, so a file that says
+ * two things is refused. Its tree has fewer members than its text has colons
+ * outside strings. */
+static apr_status_t parse(const char *path, const char *text, size_t len,
+                          struct json_object **doc, const char **why,
+                          apr_pool_t *p)
+{
+    const char *what = "unexpected character";
+    struct json_object *o = NULL;
+    size_t colons, at = find_stray(text, len, &colons);
+
+    if (at == len) {
+        o = parse_strictly(text, len, &at, &what);
+    }
+    if (what) {
+        *why = apr_psprintf(p, "%s: %s: not JSON: %s", path,
+                            position(text, at < len ? at : len, p), what);
+        return APR_EINVAL;
+    }
+    if (colons != count_members(o)) {
+        *why = apr_psprintf(p, "%s: %s", path, find_repeated(text, len, p));
         json_object_put(o);
         return APR_EINVAL;
     }

@@ -27,16 +27,18 @@
 typedef struct {
     ue_uuid_t organization_id;
     ue_uuid_t api_key_id;
+    char organization_text[UE_UUID_LEN + 1]; /**< as backends are told them */
+    char api_key_text[UE_UUID_LEN + 1];
     apr_time_t expires; /**< microseconds; 0: never */
     uint8_t revoked;
     uint8_t billable; /**< both the key and its organization are */
 } ue_keyrecord_t;
 
-/** What a store did since it was opened in this process. */
+/** How a look-up went. */
 typedef enum {
-    UE_KEYSTORE_HIT,    /**< answered without hashing the key */
-    UE_KEYSTORE_MISS,   /**< hashed and found */
-    UE_KEYSTORE_UNKNOWN /**< hashed and not found */
+    UE_KEYSTORE_HIT,    /**< recalled */
+    UE_KEYSTORE_MISS,   /**< not recalled, but found */
+    UE_KEYSTORE_UNKNOWN /**< not found */
 } ue_keystore_result_t;
 
 typedef struct ue_keystore_t ue_keystore_t;
@@ -64,11 +66,19 @@ typedef struct {
                            apr_pool_t *ptemp);
 
     /**
+     * Look a presented key up where it was found before: cheap enough to come
+     * before any other check. @locality any thread
+     * @return APR_SUCCESS or APR_NOTFOUND
+     */
+    apr_status_t (*recall)(ue_keystore_t *store, const char *key, size_t len,
+                           ue_keyrecord_t *record);
+
+    /**
      * Look a presented key up. @locality any thread
      * @return APR_SUCCESS, APR_NOTFOUND, or why the store can't say
      */
     apr_status_t (*lookup)(ue_keystore_t *store, const char *key, size_t len,
-                           ue_keyrecord_t *record, ue_keystore_result_t *how);
+                           ue_keyrecord_t *record);
 
     /**
      * Take up a change if there is one. Called about four times a second.

@@ -267,6 +267,8 @@ static void read_key(struct json_object *org, struct json_object *key,
     ue_apikey_hash_parse(&e->hash, json_object_get_string(member(key, "hash")));
     read_id(org, &e->record.organization_id);
     read_id(key, &e->record.api_key_id);
+    ue_uuid_format(&e->record.organization_id, e->record.organization_text);
+    ue_uuid_format(&e->record.api_key_id, e->record.api_key_text);
     if (expires) {
         ue_time_parse(&e->record.expires, json_object_get_string(expires));
         /* 0 is for never, and who writes 1970 doesn't mean it */
@@ -544,17 +546,22 @@ static void remember(filestore_t *store, uint32_t generation,
     apr_thread_rwlock_unlock(store->lock);
 }
 
-static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
-                                     size_t len, ue_keyrecord_t *record,
-                                     ue_keystore_result_t *how)
+static void sip_of(const filestore_t *store, const char *key, size_t len,
+                   uint64_t sip[2])
+{
+    sip[0] = apr_siphash24(key, len, store->sip_key[0]);
+    sip[1] = apr_siphash24(key, len, store->sip_key[1]);
+}
+
+static apr_status_t filestore_recall(ue_keystore_t *base, const char *key,
+                                     size_t len, ue_keyrecord_t *record)
 {
     filestore_t *store = (filestore_t *)base;
-    uint64_t sip[2] = {apr_siphash24(key, len, store->sip_key[0]),
-                       apr_siphash24(key, len, store->sip_key[1])};
     const snapshot_t *s;
-    ue_keyhash_t hash;
-    uint32_t entry, generation;
+    uint64_t sip[2];
+    uint32_t entry;
 
+    sip_of(store, key, len, sip);
     apr_thread_rwlock_rdlock(store->lock);
     s = store->snapshot;
     entry = find_cell(s, sip)->entry;
@@ -562,10 +569,18 @@ static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
         *record = s->entries[entry - 1].record;
     }
     apr_thread_rwlock_unlock(store->lock);
-    if (entry) {
-        *how = UE_KEYSTORE_HIT;
-        return APR_SUCCESS;
-    }
+    return entry ? APR_SUCCESS : APR_NOTFOUND;
+}
+
+static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
+                                     size_t len, ue_keyrecord_t *record)
+{
+    filestore_t *store = (filestore_t *)base;
+    const snapshot_t *s;
+    ue_keyhash_t hash;
+    uint64_t sip[2];
+    uint32_t entry, generation;
+
     ue_apikey_hash(key, len, &hash);
     apr_thread_rwlock_rdlock(store->lock);
     s = store->snapshot;
@@ -576,14 +591,13 @@ static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
     }
     apr_thread_rwlock_unlock(store->lock);
     if (!entry) {
-        *how = UE_KEYSTORE_UNKNOWN;
         return APR_NOTFOUND;
     }
+    sip_of(store, key, len, sip);
     remember(store, generation, sip, entry);
-    *how = UE_KEYSTORE_MISS;
     return APR_SUCCESS;
 }
 
 const ue_keystore_vtable_t ue_keystore_file = {
-    "file", filestore_open, filestore_reload, filestore_lookup,
-    filestore_refresh};
+    "file",           filestore_open,   filestore_reload,
+    filestore_recall, filestore_lookup, filestore_refresh};

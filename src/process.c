@@ -238,6 +238,7 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     ue_process.metrics = kept->metrics;
+    ue_process.caches = ap_find_linked_module("mod_cache.c") != NULL;
     result = bind_stores(kept, s, ptemp);
     return result == OK ? open_sinks(ue_process.setup, s, pconf) : result;
 }

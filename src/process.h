@@ -19,6 +19,7 @@
 typedef struct {
     ue_setup_t *setup;
     ue_metrics_t *metrics; /**< NULL where UsageEvents is On nowhere */
+    int caches;            /**< mod_cache is there, and to be kept off */
     /* of this child; NULL and none in the parent */
     ue_seat_t *seat;
     ue_uuidgen_t request_ids;

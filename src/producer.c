@@ -139,7 +139,8 @@ apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
 static apr_status_t lose_slot(ue_producer_t *p, ue_slot_ref_t ref,
                               ue_loss_t cause)
 {
-    if (!ue_journal_list(p->journal, ref, 1u << UE_SLOT_COMPLETE)) {
+    if (!ue_journal_list(p->journal, ref,
+                         1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED)) {
         return APR_SUCCESS;
     }
     drop(p, ue_journal_organization(p->journal, ref), cause);

@@ -329,8 +329,8 @@ uint64_t ue_producer_write_off(ue_producer_t *p)
         }
         /* A slot that its thread completed just now is counted by whoever
          * takes it. */
-        else if (state != UE_SLOT_LISTED
-                 && !ue_journal_list(p->journal, ref, 1u << state)) {
+        if (state != UE_SLOT_LISTED
+            && !ue_journal_list(p->journal, ref, 1u << state)) {
             continue;
         }
         ue_metrics_lose(p->metrics, p->seat,

@@ -14,18 +14,31 @@
 #define ORGANIZATION_ID "X-Organization-Id"
 #define API_KEY_ID "X-Api-Key-Id"
 
-/** Is a header's name a spelling of ours? Whatever is neither letter nor digit
- * counts as a hyphen, since CGI makes all of them underscores. */
+/* Whatever is neither letter nor digit counts as a hyphen, since CGI makes all
+ * of them underscores. Made once: this is asked of every header of a request.
+ */
+static char folded[256];
+
+static void make_folded(void)
+{
+    int c;
+
+    for (c = 1; c < 256; c++) {
+        folded[c] = apr_isalnum(c) ? (char)apr_tolower(c) : '-';
+    }
+}
+
+/** Is a header's name a spelling of one of ours? */
 static int is_spelling(const char *key, const char *name)
 {
-    for (; *key && *name; key++, name++) {
-        char c = apr_isalnum(*key) ? (char)apr_tolower(*key) : '-';
+    const unsigned char *k = (const unsigned char *)key;
+    const unsigned char *n = (const unsigned char *)name;
 
-        if (c != (char)apr_tolower(*name)) {
-            return 0;
-        }
+    while (*n && folded[*k] == folded[*n]) {
+        k++;
+        n++;
     }
-    return *key == *name;
+    return *n == *k;
 }
 
 static const char *bearer(const char *authorization, size_t *len)
@@ -47,9 +60,6 @@ static int is_credential(const ue_request_t *req, const char *name,
     int used = req->decision.verdict == UE_ALLOW;
     size_t len;
 
-    if (!req->server->key_hide) {
-        return 0;
-    }
     if (names->header && is_spelling(name, names->header)) {
         return used || ue_apikey_is_ours(value, strlen(value));
     }
@@ -61,31 +71,40 @@ static int is_credential(const ue_request_t *req, const char *name,
     return 0;
 }
 
+/** Told by the third character: X-Forwarded-For and its like, which mod_proxy
+ * adds, need no comparison. */
 static int is_identity(const char *name)
 {
-    return (*name == 'x' || *name == 'X')
-           && (is_spelling(name, REQUEST_ID)
-               || is_spelling(name, ORGANIZATION_ID)
-               || is_spelling(name, API_KEY_ID));
-}
+    const unsigned char *n = (const unsigned char *)name;
 
-static const char *uuid_text(apr_pool_t *p, const ue_uuid_t *id)
-{
-    return ue_uuid_format(id, apr_palloc(p, UE_UUID_LEN + 1));
+    if (folded[n[0]] != 'x' || folded[n[1]] != '-') {
+        return 0;
+    }
+    switch (folded[n[2]]) {
+    case 'r':
+        return is_spelling(name, REQUEST_ID);
+    case 'o':
+        return is_spelling(name, ORGANIZATION_ID);
+    case 'a':
+        return is_spelling(name, API_KEY_ID);
+    default:
+        return 0;
+    }
 }
 
 /** Edit a copy of a request's headers in place. */
-static void edit(const ue_request_t *req, apr_table_t *headers, apr_pool_t *p)
+static void edit(const ue_request_t *req, apr_table_t *headers)
 {
     const apr_array_header_t *all = apr_table_elts(headers);
+    int hide = req->server->key_hide;
     int i = 0;
 
     while (i < all->nelts) {
         const apr_table_entry_t *e = &APR_ARRAY_IDX(all, i, apr_table_entry_t);
 
-        if (is_identity(e->key) || is_credential(req, e->key, e->val)) {
-            apr_table_unset(headers, e->key);
-            i = 0; /* what is behind it has moved */
+        if (is_identity(e->key)
+            || (hide && is_credential(req, e->key, e->val))) {
+            apr_table_unset(headers, e->key); /* the next one moves here */
         }
         else {
             i++;
@@ -94,9 +113,8 @@ static void edit(const ue_request_t *req, apr_table_t *headers, apr_pool_t *p)
     apr_table_setn(headers, REQUEST_ID, req->request_id_text);
     if (req->decision.verdict == UE_ALLOW) {
         apr_table_setn(headers, ORGANIZATION_ID,
-                       uuid_text(p, &req->decision.who.organization_id));
-        apr_table_setn(headers, API_KEY_ID,
-                       uuid_text(p, &req->decision.who.api_key_id));
+                       req->decision.who.organization_text);
+        apr_table_setn(headers, API_KEY_ID, req->decision.who.api_key_text);
     }
 }
 
@@ -106,7 +124,7 @@ static int fixups_proxied(request_rec *r)
     const ue_request_t *req = ue_request_of(r);
 
     if (req) {
-        edit(req, r->headers_in, r->pool);
+        edit(req, r->headers_in);
     }
     return OK;
 }
@@ -121,7 +139,7 @@ static void replace(request_rec *r)
         return;
     }
     copy = apr_table_copy(r->pool, r->headers_in);
-    edit(req, copy, r->pool);
+    edit(req, copy);
     if (!r->main) {
         if (!req->headers_in) {
             req->headers_in = r->headers_in;
@@ -131,13 +149,12 @@ static void replace(request_rec *r)
     r->headers_in = copy;
 }
 
-/** Does a scheme run mod_proxy's fixups hook? */
+/** Does a scheme run mod_proxy's fixups hook? One in capitals is taken for one
+ * that doesn't, which costs a copy and hides the same. */
 static int has_fixups(const char *url)
 {
-    return !ap_cstr_casecmpn(url, "http:", 5)
-           || !ap_cstr_casecmpn(url, "https:", 6)
-           || !ap_cstr_casecmpn(url, "ws:", 3)
-           || !ap_cstr_casecmpn(url, "wss:", 4);
+    return !strncmp(url, "http:", 5) || !strncmp(url, "https:", 6)
+           || !strncmp(url, "ws:", 3) || !strncmp(url, "wss:", 4);
 }
 
 static int before_scheme(request_rec *r, proxy_worker *worker,
@@ -183,6 +200,7 @@ const char *ue_proxy_check(void)
 
 void ue_proxy_register(apr_pool_t *p)
 {
+    make_folded();
     APR_OPTIONAL_HOOK(proxy, fixups, fixups_proxied, NULL, NULL,
                       APR_HOOK_REALLY_LAST);
     if (proxy_hook_scheme_handler) {

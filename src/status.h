@@ -6,7 +6,8 @@
  * SetHandler usage-status: the counters of all children, as JSON, in
  * Prometheus' text format (version 0.0.4) or as a page, all made from the one
  * table in metrics.c. ?format=json|prometheus|html chooses, else the Accept
- * header; JSON where neither says. No key, password or connection string is in it.
+ * header; JSON where neither says. No key, password or connection string is in
+ * it.
  */
 #include "httpd.h"
 

@@ -13,6 +13,8 @@
 #include <apr_general.h>
 #include <apr_strings.h>
 
+#include "version.h"
+
 #define BIT(option) (1u << (option))
 #define OPERAND BIT(UE_OPTS) /* not an option, but as needed as one */
 

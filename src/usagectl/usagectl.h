@@ -15,10 +15,6 @@
 
 struct json_object;
 
-#ifndef UE_VERSION
-#define UE_VERSION "0.1.0"
-#endif
-
 /** Exit status (docs/formats.md). */
 enum {
     UE_CTL_DONE,
