@@ -17,7 +17,7 @@ static ue_verdict_t look_up(ue_keyrecord_t *who, ue_keystore_t *store,
                             const char *key, size_t len, apr_time_t now,
                             int *how)
 {
-    apr_status_t rv = APR_NOTFOUND;
+    apr_status_t rv;
 
     /* What was found before has passed the checks of its form. */
     if (store && len <= UE_APIKEY_MAX
@@ -28,14 +28,19 @@ static ue_verdict_t look_up(ue_keyrecord_t *who, ue_keystore_t *store,
     if (ue_apikey_form(key, len) != UE_KEY_LOOKUP) {
         return UE_BAD_KEY;
     }
-    if (store) {
-        rv = store->vtable->lookup(store, key, len, who);
-        *how = rv == APR_SUCCESS ? UE_KEYSTORE_MISS : UE_KEYSTORE_UNKNOWN;
+    if (!store) {
+        return UE_BAD_KEY;
     }
+    rv = store->vtable->lookup(store, key, len, who);
     if (rv == APR_SUCCESS) {
+        *how = UE_KEYSTORE_MISS;
         return judge(who, now);
     }
-    return rv == APR_NOTFOUND ? UE_BAD_KEY : UE_UNAVAILABLE;
+    if (rv != APR_NOTFOUND) {
+        return UE_UNAVAILABLE; /* it didn't answer */
+    }
+    *how = UE_KEYSTORE_UNKNOWN;
+    return UE_BAD_KEY;
 }
 
 void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,

@@ -58,6 +58,8 @@ static void identify(request_rec *r, ue_request_t *req)
         ue_uuid_v7(&req->request_id, &ue_process.request_ids, r->request_time);
     }
     req->request_id_text = ue_uuid_format(&req->request_id, text);
+    /* For what is answered before there are filters: TRACE, OPTIONS *. */
+    apr_table_setn(r->headers_out, REQUEST_ID, text);
 }
 
 static void decide(request_rec *r, ue_request_t *req, const char *path,
@@ -149,6 +151,7 @@ int ue_hook_post_read_request(request_rec *r)
     if (r->prev) { /* an internal redirect: decided, and on record */
         req = ue_request_of(r);
         if (req) {
+            apr_table_setn(r->headers_out, REQUEST_ID, req->request_id_text);
             forbid_caching(r, req);
         }
         return DECLINED;

@@ -1,0 +1,144 @@
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+"""Load that is known to the request: wrk and h2load, and what they saw.
+
+A request is planned before it is sent: Planned(method, path, key, body), with
+what must come of it. So a test can hold events against what was sent.
+"""
+import collections
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from clients.http1 import poll
+from processes import end_process, new_dir, secret_file, tool
+
+Planned = collections.namedtuple(
+    "Planned", "method path key key_id org status body local",
+    defaults=["", False])
+
+LUA = Path(__file__).parent / "plan.lua"
+
+
+def wrk(gw, plan, threads=2, connections=4, depth=1, timeout=120):
+    """Send a plan, divided among threads. Returns [(status, request id)], one
+    of each response."""
+    assert len(plan) % (threads * depth) == 0
+    source, out = secret_file("wrk-plan"), new_dir("client-wrk") / "seen"
+    for t in range(threads):
+        with open(f"{source}.{t + 1}", "w", encoding="latin-1") as f:
+            for p in plan[t::threads]:
+                f.write(f"{p.method}\t{p.path}\t{p.key}\t{p.body}\n")
+    outs = [Path(f"{out}.{t + 1}") for t in range(threads)]
+    # Its duration is only a bound: we end it when all responses have come.
+    proc = subprocess.Popen(
+        [tool("wrk"), "-t", str(threads), "-c", str(connections),
+         "-d", f"{timeout}s", "--timeout", f"{timeout}s", "-s", LUA, gw.url,
+         "--", source, out, str(depth)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def finished():
+        return proc.poll() is not None or all(
+            p.exists() and p.read_text().endswith("end\n") for p in outs)
+    try:
+        poll(finished, timeout, every=0.1, what="all responses to wrk")
+    finally:
+        end_process(proc, signal.SIGINT)
+    text = proc.stdout.read().decode()
+    assert "Socket errors" not in text, text
+    seen = []
+    for p in outs:
+        lines = p.read_text().splitlines()
+        assert lines[-1:] == ["end"], text
+        seen += [(int(s), i) for s, _, i in
+                 (line.partition("\t") for line in lines[:-1])]
+    assert len(seen) == len(plan)
+    return seen
+
+
+class Recorder:
+    """wrk that runs until it is stopped, whatever happens to its connections.
+    answered() is what it got: [(status, request id)]."""
+
+    def __init__(self, gw, targets, threads=2, connections=16, bound=120):
+        keys, self.out = secret_file("wrk-keys"), new_dir("client-wrk") / "seen"
+        keys.write_text("".join(f"{path}\t{key}\n" for path, key in targets))
+        self.threads = threads
+        self.proc = subprocess.Popen(
+            [tool("wrk"), "-t", str(threads), "-c", str(connections),
+             "-d", f"{bound}s", "--timeout", "10s", "-s",
+             LUA.with_name("record.lua"), gw.url, "--", keys, self.out],
+            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        end_process(self.proc, signal.SIGINT)
+
+    def answered(self):
+        found = []
+        for t in range(self.threads):
+            path = Path(f"{self.out}.{t + 1}")
+            if path.exists():
+                for line in path.read_text().rpartition("\n")[0].split("\n"):
+                    if line:
+                        status, _, request_id = line.partition("\t")
+                        found.append((int(status), request_id))
+        return found
+
+    def wait(self, n, timeout=30):
+        """Until n more responses have come."""
+        n += len(self.answered())
+        poll(lambda: len(self.answered()) >= n, timeout, every=0.05,
+             what=f"{n} responses to wrk")
+
+
+class H2load:
+    """What one run of h2load saw: of each request (start, status, seconds)."""
+
+    def __init__(self, gw, plan, h1=False, connections=2, streams=8,
+                 timeout=120, exact=True):
+        """The plan's requests share method, key and body."""
+        first = plan[0]
+        assert {(p.method, p.key, p.body) for p in plan} == {
+            (first.method, first.key, first.body)}
+        assert len(plan) % connections == 0
+        uris = secret_file("h2load-uris")
+        # Each connection goes through the list from its begin.
+        self.uris = plan[:len(plan) // connections]
+        uris.write_text("".join(f"{gw.url}{p.path}\n" for p in self.uris))
+        log = new_dir("client-h2load") / "seen"
+        args = [tool("h2load"), "-t", "1", "-n", str(len(plan)),
+                "-c", str(connections), "-m", "1" if h1 else str(streams),
+                "-i", uris, f"--log-file={log}"]
+        args += ["--h1"] if h1 else []
+        if first.key:
+            args += ["-H", f"authorization: Bearer {first.key}"]
+        if first.body:
+            body = secret_file("h2load-body")
+            body.write_text(first.body)
+            args += ["-d", body]
+        if first.method not in ("GET", "POST"):
+            args += ["-H", f":method: {first.method}"]
+        done = subprocess.run([str(a) for a in args], capture_output=True,
+                              text=True, timeout=timeout)
+        self.output = done.stdout + done.stderr
+        self.seen = []
+        for line in log.read_text().splitlines():
+            start, status, spent = line.split("\t")
+            self.seen.append((int(start) / 1e6, int(status),
+                              int(spent) / 1e6))
+        if exact:
+            assert done.returncode == 0, self.output
+            assert len(self.seen) == len(plan), self.output
+
+    def planned(self):
+        """What was sent, in numbers: the list, once for each connection."""
+        return self.uris * (len(self.seen) // len(self.uris))
+
+
+def h2load_all(gw, plans, parallel=5, **kw):
+    """A run of h2load for each plan, several at a time."""
+    with ThreadPoolExecutor(parallel) as pool:
+        return list(pool.map(lambda plan: H2load(gw, plan, **kw), plans))

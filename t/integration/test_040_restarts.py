@@ -1,0 +1,201 @@
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+"""Restarts, stops and kills under load: what was let through is an event, or a
+loss that is counted.
+
+What counts as let through is what the backend saw; an event that no backend
+saw is of a request that httpd answered itself.
+"""
+import os
+import signal
+
+import pytest
+
+from clients.load import Recorder
+from harness import ORGS, Conn, poll, render
+
+LOCAL = "/local/hello.txt"
+ROOM = """
+UsageKafkaBufferSize 20000
+UsageJournalSlots 65536
+"""
+
+
+@pytest.fixture
+def loaded(gateway, mpm):
+    """A gateway with keys of five organizations, and targets for wrk."""
+    gw = gateway(mpm=mpm, server_conf=ROOM, threads=8, server_limit=16)
+    keys = [gw.key(org)[0] for org in ORGS[:5]]
+    gw.targets = [(LOCAL if i % 10 == 9 else f"/status/{s}/{i}",
+                   keys[i % len(keys)])
+                  for i, s in enumerate((200, 404, 503, 201, 301) * 4)]
+    gw.connections = 4 if mpm == "prefork" else 16
+    return gw
+
+
+def by_id(events):
+    ids = {e["request_id"]: e for e in events}
+    assert len(ids) == len(events), "a request id came twice"
+    return ids
+
+
+def through(events, backend):
+    """Ids that the backend saw and that are no event, which nobody may be;
+    and events of a backend's path that it never saw."""
+    ids = by_id(events)
+    seen = {r["id"] for r in backend.requests()}
+    assert "" not in seen
+    proxied = {i for i, e in ids.items() if e["endpoint"] != LOCAL}
+    return seen - set(ids), proxied - seen
+
+
+@pytest.mark.parametrize("restarts", [20])
+def test_graceful_restarts_under_load(loaded, backend, restarts):
+    gw = loaded
+    gw.start()
+    with Recorder(gw, gw.targets, connections=gw.connections) as wrk:
+        wrk.wait(500)
+        for _ in range(restarts):
+            gw.graceful()
+            wrk.wait(200)
+    poll(lambda: len(gw.children()) <= gw.count, 30,
+         what="the old generations are gone")
+    m = gw.settled(30)
+    events = gw.events()
+    missing, unseen = through(events, backend)
+    assert not missing, f"{len(missing)} requests without an event"
+    ids = by_id(events)
+    for status, request_id in wrk.answered():
+        assert ids[request_id]["status_code"] == status
+    # Nothing was lost, and counters went on over all restarts.
+    assert gw.lost(m) == {}
+    assert len(events) == m["usage_events_admitted_total"] \
+        == m["usage_events_delivered_total"]
+    # A request that was let through may meet a backend connection that is
+    # being closed; it is answered by httpd then.
+    assert all(ids[i]["status_code"] in (0, 502, 503) for i in unseen), [
+        ids[i] for i in unseen][:3]
+    assert len(events) > restarts * 200
+    assert len({e["organization_id"] for e in events}) == 5
+    assert gw.resumed() == restarts + 1
+
+
+def test_stop_under_load(loaded, backend):
+    """SIGTERM: what was under way is an event with status 0."""
+    gw = loaded
+    gw.start()
+    with Recorder(gw, gw.targets, connections=gw.connections) as wrk:
+        wrk.wait(3000)
+        # httpd may crash here by itself (see Gateway.quiet); then the child's
+        # events are gone with it, and we can't tell.
+        gw.allow_signal(signal.SIGSEGV)
+        gw.stop()
+    if "exit signal" in gw.error_log():
+        pytest.skip("a child crashed in httpd's close_worker_sockets()")
+    events = gw.events()
+    missing, unseen = through(events, backend)
+    assert not missing, f"{len(missing)} requests without an event"
+    ids = by_id(events)
+    for status, request_id in wrk.answered():
+        assert ids[request_id]["status_code"] == status
+    for e in events:
+        if e["status_code"] == 0:
+            assert not e["billable"] and e["response_time_ms"] == 0
+    assert "UE02" not in gw.error_log(), "something was lost"
+
+
+@pytest.mark.mpms("event")
+def test_slow_readers_at_a_stop(gateway):
+    """Event MPM abandons connections that it is writing to: none of these
+    requests is ever logged, and each is an event of status 0."""
+    gw = gateway(threads=4)
+    key, key_id, org = gw.key()
+    gw.start()
+    readers = [gw.conn(rcvbuf=4096) for _ in range(40)]
+    ids = set()
+    for c in readers:
+        c.send(render("GET", "/size/10m", {"X-API-Key": key}))
+    for c in readers:
+        ids.add(c.head().request_id)
+    gw.stop()
+    for c in readers:
+        c.close()
+    events = gw.events()
+    assert {e["request_id"] for e in events} == ids and len(events) == 40
+    for e in events:
+        assert (e["status_code"], e["billable"], e["response_time_ms"]) == (
+            0, False, 0)
+        assert (e["organization_id"], e["api_key_id"], e["endpoint"]) == (
+            org, key_id, "/size/10m")
+
+
+def test_a_hanging_backend_at_a_stop(gateway, odd, mpm):
+    """A child that waits for its backend is killed in the end, and its clean-up
+    never runs. What it had let through is an event all the same."""
+    gw = gateway(mpm=mpm, backend=odd, children=1, threads=8)
+    key = gw.key()[0]
+    gw.start()
+    n = 1 if mpm == "prefork" else 5
+    with_answer = gw.get("/v1/x", key=key)
+    hanging = [Conn(gw.port) for _ in range(n)]
+    for i, c in enumerate(hanging):
+        c.send(render("GET", f"/hang/{i}", {"X-API-Key": key}))
+    # At the backend, when httpd has sent it there.
+    poll(lambda: gw_admitted(gw) == n + 1)
+    gw.allow_signal(signal.SIGKILL)
+    gw.stop(quiet=False)
+    for c in hanging:
+        c.close()
+    ids = by_id(gw.events())
+    assert ids.pop(with_answer.request_id)["status_code"] == 200
+    assert sorted(e["endpoint"] for e in ids.values()) == [
+        f"/hang/{i}" for i in range(n)]
+    for e in ids.values():
+        # 502 where the stop broke the connection and httpd could say so.
+        assert e["status_code"] in (0, 502), e
+        assert e["billable"] is False
+
+
+def gw_admitted(gw):
+    """By the counter; with one prefork child nobody else can be asked."""
+    if gw.mpm == "prefork":
+        from harness import connections
+        return connections(gw.backend.port) * 2  # /v1/x is over
+    return gw.metrics()["usage_events_admitted_total"]
+
+
+def test_kill_of_a_child_under_load(loaded, backend):
+    """What a killed child had is lost, since there is no journal on disk yet;
+    and that is said, to the unit."""
+    gw = loaded
+    gw.allow_signal(signal.SIGKILL)
+    gw.start()
+    with Recorder(gw, gw.targets, connections=gw.connections) as wrk:
+        wrk.wait(1000)
+        for _ in range(3):
+            os.kill(gw.children()[0], signal.SIGKILL)
+            wrk.wait(500)
+    poll(lambda: len(gw.children()) == gw.count, what="children are replaced")
+    m = gw.settled()
+    events = gw.events()
+    missing, _ = through(events, backend)
+    lost = gw.lost(m)
+    assert set(lost) <= {"unknown"}, lost
+    # Killed between writing a batch and counting it, events are there that are
+    # counted as lost: at most a batch a kill.
+    assert 0 <= len(events) + lost.get("unknown", 0) \
+        - m["usage_events_admitted_total"] <= 3 * 100
+    # Killed before the backend was asked, or answered by httpd.
+    assert len(missing) <= lost.get("unknown", 0)
+    assert missing, "nothing was lost: was there load?"
+
+
+def test_the_search_for_what_is_missing_can_fail(tmp_path):
+    class Seen:
+        def requests(self):
+            return [{"id": "a"}, {"id": "b"}]
+    assert through([{"request_id": "a", "endpoint": "/x"},
+                    {"request_id": "c", "endpoint": LOCAL},
+                    {"request_id": "d", "endpoint": "/y"}], Seen()) == (
+        {"b"}, {"d"})
+    with pytest.raises(AssertionError, match="twice"):
+        by_id([{"request_id": "a"}, {"request_id": "a"}])

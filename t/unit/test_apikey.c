@@ -1,0 +1,533 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+/**
+ * API keys: their form and checksum, their hash, and how a request presents
+ * one. The known keys and hashes were computed by another program, Python:
+ *
+ *     import hashlib, zlib
+ *     A = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ *     def key(body):                      # "sk_live_" and 30 characters
+ *         n, s = zlib.crc32(body.encode()), ""
+ *         for _ in range(6):
+ *             n, digit = divmod(n, 62)
+ *             s = A[digit] + s
+ *         return body + s
+ *     hashlib.sha256(key(body).encode()).hexdigest()
+ */
+#include "unit.h"
+
+#include <ctype.h>
+
+#include "apikey.h"
+
+static const struct {
+    const char *key;
+    const char *hash;
+} known[] = {
+    {"sk_live_0000000000000000000000000000001yMVfD",
+     "sha256:"
+     "b9dbfd28548c2213eb3758926635528d28ffe3a567c9b238bc3fc27d1e5e779b"},
+    {"sk_test_0123456789ABCDEFGHIJKLMNOPQRST06ImRt",
+     "sha256:"
+     "c9969e808ddacb4a305005e919327ba9c17d580c222cd07e4e51efe264479c8c"},
+    {"sk_live_WXYZabcdefghijklmnopqrstuvwxyz4CEQe9",
+     "sha256:"
+     "a3a700ffa4e584a4f65809606e58789d34a6eaecdc353c5e0eb5fad823a35c6c"},
+    {"sk_test_zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz0a27Ex",
+     "sha256:"
+     "c436d24832131813f2acbc10adf182ec5bd5f87922cf2879d7fc064170aad20c"},
+    {"sk_live_00000000000000000000000000014800mS1u",
+     "sha256:"
+     "f453c144076a93c80bfa7fba41f82a7fd16826052c59f7a466ae006f4176f09c"},
+    {"sk_live_8aspm4G7VmSUfOoD6V1vrORcmn0iSH1nacLQ",
+     "sha256:"
+     "fc54b7293489030ed28fa47871d3e389de269b285cc3c42081f4f5e5b9d6b824"},
+    {"sk_live_kpEby6vK111fY0yuOhDRk1XEmSyVZE4flRjz",
+     "sha256:"
+     "68a6168ce48337fe1ff02e7c5d7932b20a76af2d398392b190655dfaad1ea10f"},
+    {"sk_live_MEhEmTyIx1QrwZxf6BektI7lLvkjWx3wuMiJ",
+     "sha256:"
+     "55c84644280d9797b403c1014f2a2e236b99daeaf8f82900032b1e58e91062a7"},
+};
+
+static void test_apikey_knows_keys_made_elsewhere(void **state)
+{
+    for (size_t i = 0; i < UNIT_COUNT(known); i++) {
+        char text[UE_APIKEY_HASH_TEXT + 1];
+        ue_keyhash_t hash;
+
+        assert_int_equal(strlen(known[i].key), UE_APIKEY_LEN);
+        assert_int_equal(ue_apikey_form(known[i].key, UE_APIKEY_LEN),
+                         UE_KEY_LOOKUP);
+        assert_true(ue_apikey_is_ours(known[i].key, UE_APIKEY_LEN));
+        ue_apikey_hash(known[i].key, UE_APIKEY_LEN, &hash);
+        ue_apikey_hash_format(&hash, text);
+        assert_string_equal(text, known[i].hash);
+    }
+}
+
+/* CRC-32 finds every error of one character, and every two neighbours that
+ * changed places. */
+static void test_apikey_mistyped_by_one_character_is_found(void **state)
+{
+    static const char alphabet[] =
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+    for (size_t k = 0; k < UNIT_COUNT(known); k++) {
+        for (int at = 8; at < UE_APIKEY_LEN; at++) {
+            for (const char *c = alphabet; *c; c++) {
+                char key[UE_APIKEY_LEN + 1];
+
+                memcpy(key, known[k].key, sizeof(key));
+                if (key[at] == *c) {
+                    continue;
+                }
+                key[at] = *c;
+                assert_int_equal(ue_apikey_form(key, UE_APIKEY_LEN),
+                                 UE_KEY_MISTYPED);
+                assert_true(ue_apikey_is_ours(key, UE_APIKEY_LEN));
+            }
+        }
+    }
+}
+
+static void test_apikey_with_neighbours_exchanged_is_found(void **state)
+{
+    for (size_t k = 0; k < UNIT_COUNT(known); k++) {
+        for (int at = 8; at + 1 < UE_APIKEY_LEN; at++) {
+            char key[UE_APIKEY_LEN + 1];
+            char c;
+
+            memcpy(key, known[k].key, sizeof(key));
+            c = key[at];
+            key[at] = key[at + 1];
+            key[at + 1] = c;
+            assert_int_equal(ue_apikey_form(key, UE_APIKEY_LEN),
+                             key[at] == c ? UE_KEY_LOOKUP : UE_KEY_MISTYPED);
+        }
+    }
+}
+
+/* The environment is part of what the checksum covers. */
+static void test_apikey_of_another_environment_is_mistyped(void **state)
+{
+    char key[UE_APIKEY_LEN + 1];
+
+    memcpy(key, known[0].key, sizeof(key));
+    memcpy(key, "sk_test_", 8);
+    assert_int_equal(ue_apikey_form(key, UE_APIKEY_LEN), UE_KEY_MISTYPED);
+}
+
+/* Allocated to the byte, so that a tool sees what is read beside it. */
+static ue_keyform_t form(const char *key, size_t len)
+{
+    char *exact = malloc(len ? len : 1);
+    ue_keyform_t is;
+
+    assert_non_null(exact);
+    memcpy(exact, key, len);
+    is = ue_apikey_form(exact, len);
+    if (is == UE_KEY_MISTYPED) {
+        assert_true(ue_apikey_is_ours(exact, len));
+    }
+    free(exact);
+    return is;
+}
+
+static void test_apikey_of_another_shape_is_looked_up(void **state)
+{
+    static const char *const others[] = {
+        "a",
+        "sk_test_123",
+        "sk_live_",
+        "sk_",
+        "sk_live_0000000000000000000000000000000000000", /* 45 */
+        "sk_live_00000000000000000000000000000000000",   /* 43 */
+        "sk_LIVE_000000000000000000000000000000000000",
+        "sk_prod_000000000000000000000000000000000000",
+        "pk_live_000000000000000000000000000000000000",
+        "sk_live_00000000000000000000000000000000000-",
+        "sk_live_-00000000000000000000000000000000000",
+        "sk_live_00000000000000000_000000000000000000",
+        "sk_live_\xc3\xa9"
+        "0000000000000000000000000000000000",
+        "eyJhbGciOiJub25lIn0.e30.",
+        "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~",
+        "caf\xc3\xa9\xff",
+    };
+
+    for (size_t i = 0; i < UNIT_COUNT(others); i++) {
+        size_t len = strlen(others[i]);
+
+        assert_int_equal(form(others[i], len), UE_KEY_LOOKUP);
+        assert_false(ue_apikey_is_ours(others[i], len));
+    }
+}
+
+static void test_apikey_of_hostile_length_is_malformed(void **state)
+{
+    char key[8000];
+
+    memset(key, 'a', sizeof(key));
+    assert_int_equal(form(key, 0), UE_KEY_MALFORMED);
+    assert_int_equal(form(key, 1), UE_KEY_LOOKUP);
+    assert_int_equal(form(key, UE_APIKEY_MAX), UE_KEY_LOOKUP);
+    assert_int_equal(form(key, UE_APIKEY_MAX + 1), UE_KEY_MALFORMED);
+    assert_int_equal(form(key, sizeof(key)), UE_KEY_MALFORMED);
+}
+
+/* Every byte: malformed are space, controls and DEL, and nothing else. */
+static void test_apikey_with_space_or_control_is_malformed(void **state)
+{
+    static const size_t lens[] = {1, 2, 24, UE_APIKEY_LEN, UE_APIKEY_MAX};
+
+    for (int c = 0; c < 256; c++) {
+        for (size_t k = 0; k < UNIT_COUNT(lens); k++) {
+            for (size_t at = 0; at < lens[k]; at += lens[k] / 2 + 1) {
+                char key[UE_APIKEY_MAX];
+
+                memset(key, 'x', sizeof(key));
+                key[at] = (char)c;
+                assert_int_equal(form(key, lens[k]), c <= ' ' || c == 0x7f
+                                                         ? UE_KEY_MALFORMED
+                                                         : UE_KEY_LOOKUP);
+            }
+        }
+    }
+}
+
+/* ---- making keys ---- */
+
+static void test_apikey_generates_keys_that_are_ours(void **state)
+{
+    static const char *const envs[] = {"live", "test"};
+
+    for (size_t e = 0; e < UNIT_COUNT(envs); e++) {
+        char before[UE_APIKEY_LEN + 1] = "";
+
+        for (int n = 0; n < 100; n++) {
+            char key[UE_APIKEY_LEN + 2];
+
+            key[UE_APIKEY_LEN + 1] = '#';
+            assert_int_equal(ue_apikey_generate(envs[e], key), APR_SUCCESS);
+            assert_int_equal(strlen(key), UE_APIKEY_LEN);
+            assert_int_equal(key[UE_APIKEY_LEN + 1], '#');
+            assert_memory_equal(key, "sk_", 3);
+            assert_memory_equal(key + 3, envs[e], 4);
+            assert_true(ue_apikey_is_ours(key, UE_APIKEY_LEN));
+            assert_int_equal(ue_apikey_form(key, UE_APIKEY_LEN), UE_KEY_LOOKUP);
+            assert_string_not_equal(key, before);
+            memcpy(before, key, sizeof(before));
+        }
+    }
+}
+
+static void test_apikey_refuses_another_environment(void **state)
+{
+    static const char *const bad[] = {"",    "prod",  "LIVE",
+                                      "liv", "live_", "tes"};
+    char key[UE_APIKEY_LEN + 1];
+
+    for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+        assert_int_equal(ue_apikey_generate(bad[i], key), APR_EINVAL);
+    }
+}
+
+/* 62 characters do not divide 256: taken modulo, eight of them would come 25 %
+ * more often than the others. */
+static void test_apikey_characters_are_equally_likely(void **state)
+{
+    unsigned keys = unit_loops(20000);
+    double expected = keys * 30 / 62.0;
+    double chi2 = 0;
+    unsigned seen[128] = {0};
+
+    for (unsigned n = 0; n < keys; n++) {
+        char key[UE_APIKEY_LEN + 1];
+
+        assert_int_equal(ue_apikey_generate("live", key), APR_SUCCESS);
+        for (int i = 8; i < 38; i++) {
+            seen[(unsigned char)key[i] & 0x7f]++;
+        }
+    }
+    for (int c = 0; c < 128; c++) {
+        if (isalnum(c)) {
+            chi2 += (seen[c] - expected) * (seen[c] - expected) / expected;
+        }
+        else {
+            assert_int_equal(seen[c], 0);
+        }
+    }
+    /* 61 degrees of freedom: over 140 once in ten million runs; the modulo
+     * gives some 4,000 with 20,000 keys. */
+    if (chi2 > 140) {
+        fail_msg("chi squared is %f", chi2);
+    }
+}
+
+/* ---- hashes ---- */
+
+static void test_apikey_hash_knows_fips_180_examples(void **state)
+{
+    static const struct {
+        const char *text;
+        const char *hash;
+    } cases[] = {
+        {"", "sha256:e3b0c44298fc1c149afbf4c8996fb924"
+             "27ae41e4649b934ca495991b7852b855"},
+        {"abc", "sha256:ba7816bf8f01cfea414140de5dae2223"
+                "b00361a396177a9cb410ff61f20015ad"},
+        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+         "sha256:248d6a61d20638b8e5c026930c3e6039"
+         "a33ce45964ff2167f6ecedd419db06c1"},
+    };
+
+    for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+        char text[UE_APIKEY_HASH_TEXT + 1];
+        ue_keyhash_t hash;
+
+        ue_apikey_hash(cases[i].text, strlen(cases[i].text), &hash);
+        ue_apikey_hash_format(&hash, text);
+        assert_string_equal(text, cases[i].hash);
+    }
+}
+
+static void test_apikey_hash_is_of_all_bytes(void **state)
+{
+    ue_keyhash_t a;
+    ue_keyhash_t b;
+
+    ue_apikey_hash("a\0b", 3, &a);
+    ue_apikey_hash("a\0c", 3, &b);
+    assert_memory_not_equal(&a, &b, sizeof(a));
+}
+
+static void test_apikey_hash_round_trips(void **state)
+{
+    uint64_t seed = 8;
+
+    for (unsigned n = unit_loops(5000); n > 0; n--) {
+        char text[UE_APIKEY_HASH_TEXT + 1];
+        ue_keyhash_t hash;
+        ue_keyhash_t read;
+
+        for (size_t i = 0; i < sizeof(hash.b); i++) {
+            hash.b[i] = (uint8_t)unit_random(&seed);
+        }
+        ue_apikey_hash_format(&hash, text);
+        assert_int_equal(strlen(text), UE_APIKEY_HASH_TEXT);
+        assert_int_equal(ue_apikey_hash_parse(&read, text), APR_SUCCESS);
+        assert_memory_equal(&read, &hash, sizeof(hash));
+        for (char *p = text + 7; *p; p++) {
+            *p = (char)toupper((unsigned char)*p);
+        }
+        memset(&read, 0, sizeof(read));
+        assert_int_equal(ue_apikey_hash_parse(&read, text), APR_SUCCESS);
+        assert_memory_equal(&read, &hash, sizeof(hash));
+    }
+}
+
+static void test_apikey_hash_parse_refuses_what_is_none(void **state)
+{
+#define HEX62 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd"
+    static const char *const bad[] = {
+        "",
+        "sha256:",
+        HEX62 "ef",
+        "sha256:" HEX62 "e",
+        "sha256:" HEX62 "eff",
+        "sha256:" HEX62 "eg",
+        "sha256:" HEX62 "e ",
+        "SHA256:" HEX62 "ef",
+        "sha512:" HEX62 "ef",
+        "sha256 " HEX62 "ef",
+        " sha256:" HEX62 "e",
+        "hmac-sha256:" HEX62 "ef",
+        "sha256:0x" HEX62,
+        "sha256:-1" HEX62,
+        "sha256:" HEX62 "\xc3\xa9",
+        "sha256:" HEX62 "\x10\x10", /* a digit but for one bit */
+        "sha256:" HEX62 "AZ",
+    };
+    ue_keyhash_t hash;
+    ue_keyhash_t before;
+
+    memset(&hash, 0x5a, sizeof(hash));
+    before = hash;
+    for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+        assert_int_equal(ue_apikey_hash_parse(&hash, bad[i]), APR_EINVAL);
+        assert_memory_equal(&hash, &before, sizeof(hash));
+    }
+}
+
+/* Every byte as one of the digits. */
+static void test_apikey_hash_parse_judges_every_byte(void **state)
+{
+    for (int c = 1; c < 256; c++) {
+        char text[] = "sha256:" HEX62 "ef";
+        ue_keyhash_t hash;
+
+        text[70] = (char)c;
+        assert_int_equal(ue_apikey_hash_parse(&hash, text),
+                         c < 128 && isxdigit(c) ? APR_SUCCESS : APR_EINVAL);
+        if (c < 128 && isxdigit(c)) {
+            assert_int_equal(hash.b[31], 0xe0 | strtol(text + 70, NULL, 16));
+        }
+    }
+}
+
+/* ---- what may be shown ---- */
+
+static void test_apikey_prefix_shows_twelve_characters_of_long_keys(
+    void **state)
+{
+    char to[UE_APIKEY_PREFIX + 1];
+
+    ue_apikey_prefix(known[0].key, UE_APIKEY_LEN, to);
+    assert_int_equal(strlen(to), 12);
+    assert_memory_equal(to, known[0].key, 12);
+    ue_apikey_prefix("123456789012345678901234", 24, to);
+    assert_string_equal(to, "123456789012");
+}
+
+static void test_apikey_prefix_shows_nothing_of_short_keys(void **state)
+{
+    for (size_t len = 0; len < 24; len++) {
+        char to[UE_APIKEY_PREFIX + 1] = "############";
+
+        ue_apikey_prefix("123456789012345678901234", len, to);
+        assert_string_equal(to, "");
+    }
+}
+
+/* ---- how a request presents a key ---- */
+
+#define NONE UE_CRED_NONE
+#define ONE UE_CRED_ONE
+#define TWO UE_CRED_TWO
+
+static const struct {
+    const char *authorization;
+    const char *header;
+    ue_cred_t found;
+    const char *key;
+} requests[] = {
+    {NULL, NULL, NONE, ""},
+    /* Bearer */
+    {"Bearer abc", NULL, ONE, "abc"},
+    {"bearer abc", NULL, ONE, "abc"},
+    {"BEARER abc", NULL, ONE, "abc"},
+    {"bEaReR abc", NULL, ONE, "abc"},
+    {"Bearer    abc", NULL, ONE, "abc"},
+    {"Bearer abc   ", NULL, ONE, "abc"},
+    {"  Bearer abc", NULL, ONE, "abc"},
+    {"Bearer\tabc\t", NULL, ONE, "abc"},
+    {"Bearer a b", NULL, ONE, "a b"}, /* malformed, so refused later */
+    {"Bearer Bearer abc", NULL, ONE, "Bearer abc"},
+    {"Bearer", NULL, ONE, ""},
+    {"Bearer ", NULL, ONE, ""},
+    {"Bearer    ", NULL, ONE, ""},
+    /* other schemes */
+    {"", NULL, NONE, ""},
+    {" ", NULL, NONE, ""},
+    {"abc", NULL, NONE, ""},
+    {"Basic dXNlcjpwYXNz", NULL, NONE, ""},
+    {"Bearerabc", NULL, NONE, ""},
+    {"Bearer=abc", NULL, NONE, ""},
+    {"Bearer:abc", NULL, NONE, ""},
+    {"Beare abc", NULL, NONE, ""},
+    {"XBearer abc", NULL, NONE, ""},
+    {"Token Bearer abc", NULL, NONE, ""},
+    /* a comma anywhere: two headers, or one that can be read so */
+    {"Bearer abc, Bearer def", NULL, TWO, NULL},
+    {"Bearer abc,Bearer def", NULL, TWO, NULL},
+    {"Bearer abc,", NULL, TWO, NULL},
+    {",Bearer abc", NULL, TWO, NULL},
+    {"Bearer a,b", NULL, TWO, NULL},
+    {"Bearer,", NULL, TWO, NULL},
+    {"Basic x, Bearer abc", NULL, TWO, NULL},
+    {"Basic x, Basic y", NULL, TWO, NULL},
+    {"Digest username=\"a\", realm=\"b\"", NULL, TWO, NULL},
+    {", ", NULL, TWO, NULL},
+    /* the header that holds a bare key */
+    {NULL, "abc", ONE, "abc"},
+    {NULL, "  abc\t", ONE, "abc"},
+    {NULL, "", ONE, ""},
+    {NULL, "   ", ONE, ""},
+    {NULL, "a,b", ONE, "a,b"},
+    {NULL, "abc,", ONE, "abc,"},
+    {NULL, "Bearer abc", ONE, "Bearer abc"},
+    {NULL, "abc, def", TWO, NULL},
+    {NULL, "abc, ", TWO, NULL},
+    {NULL, ", abc", TWO, NULL},
+    {NULL, ", ", TWO, NULL},
+    /* both */
+    {"Bearer abc", "abc", TWO, NULL},
+    {"Bearer abc", "", TWO, NULL},
+    {"Bearer", "abc", TWO, NULL},
+    {"Bearer", "", TWO, NULL},
+    {"Bearer a, b", "abc", TWO, NULL},
+    {"Basic x, y", "abc", TWO, NULL},
+    {"Basic dXNlcjpwYXNz", "abc", ONE, "abc"},
+    {"", "abc", ONE, "abc"},
+    {"Basic dXNlcjpwYXNz", "a, b", TWO, NULL},
+};
+
+static void test_apikey_is_found_in_a_request(void **state)
+{
+    for (size_t i = 0; i < UNIT_COUNT(requests); i++) {
+        char *a = requests[i].authorization ? strdup(requests[i].authorization)
+                                            : NULL;
+        char *h = requests[i].header ? strdup(requests[i].header) : NULL;
+        const char *key = NULL;
+        size_t len = 99;
+
+        if (ue_apikey_find(a, h, &key, &len) != requests[i].found) {
+            fail_msg("%s | %s", a ? a : "-", h ? h : "-");
+        }
+        if (requests[i].key) {
+            assert_int_equal(len, strlen(requests[i].key));
+            assert_non_null(key);
+            assert_memory_equal(key, requests[i].key, len);
+        }
+        free(a);
+        free(h);
+    }
+}
+
+static void test_apikey_of_8000_bytes_is_found_whole(void **state)
+{
+    static char authorization[7 + 8000 + 1] = "Bearer ";
+    const char *key;
+    size_t len;
+
+    memset(authorization + 7, 'k', 8000);
+    assert_int_equal(ue_apikey_find(authorization, NULL, &key, &len), ONE);
+    assert_ptr_equal(key, authorization + 7);
+    assert_int_equal(len, 8000);
+    assert_int_equal(ue_apikey_find(NULL, authorization + 7, &key, &len), ONE);
+    assert_int_equal(len, 8000);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_apikey_knows_keys_made_elsewhere),
+    cmocka_unit_test(test_apikey_mistyped_by_one_character_is_found),
+    cmocka_unit_test(test_apikey_with_neighbours_exchanged_is_found),
+    cmocka_unit_test(test_apikey_of_another_environment_is_mistyped),
+    cmocka_unit_test(test_apikey_of_another_shape_is_looked_up),
+    cmocka_unit_test(test_apikey_of_hostile_length_is_malformed),
+    cmocka_unit_test(test_apikey_with_space_or_control_is_malformed),
+    cmocka_unit_test(test_apikey_generates_keys_that_are_ours),
+    cmocka_unit_test(test_apikey_refuses_another_environment),
+    cmocka_unit_test(test_apikey_characters_are_equally_likely),
+    cmocka_unit_test(test_apikey_hash_knows_fips_180_examples),
+    cmocka_unit_test(test_apikey_hash_is_of_all_bytes),
+    cmocka_unit_test(test_apikey_hash_round_trips),
+    cmocka_unit_test(test_apikey_hash_parse_refuses_what_is_none),
+    cmocka_unit_test(test_apikey_hash_parse_judges_every_byte),
+    cmocka_unit_test(test_apikey_prefix_shows_twelve_characters_of_long_keys),
+    cmocka_unit_test(test_apikey_prefix_shows_nothing_of_short_keys),
+    cmocka_unit_test(test_apikey_is_found_in_a_request),
+    cmocka_unit_test(test_apikey_of_8000_bytes_is_found_whole),
+};
+
+UNIT_MAIN(tests)
