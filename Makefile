@@ -46,9 +46,12 @@ UNIT       = $(patsubst t/unit/%.c,$(B)/unit/%,$(wildcard t/unit/test_*.c))
 MODULE     = $(if $(filter build,$(B)),.libs,$(B)/.libs)/mod_usage_events.so
 USAGECTL   = $(if $(filter build,$(B)),usagectl,$(B)/usagectl.bin)
 
-.PHONY: all module install deps demo help clean
+.PHONY: all module install help clean
 all: module $(USAGECTL)
 module: $(MODULE)
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 
 $(B) $(B)/unit $(B)/usagectl $(B)/fuzz:
 	mkdir -p $@
@@ -77,7 +80,9 @@ $(USAGECTL): $(CTL_OBJS) $(LIB)
 	$(CC) $(FLAVOUR) $(LDFLAGS) -o $@ $^ $(LIBS) $(APR_LIBS)
 
 install: all
-	$(APXS) -i -n usage_events mod_usage_events.la
+	install -d $(DESTDIR)$$($(APXS) -q LIBEXECDIR)
+	$(APXS) -i -S LIBEXECDIR=$(DESTDIR)$$($(APXS) -q LIBEXECDIR) \
+	  -n usage_events mod_usage_events.la
 	install -d $(DESTDIR)$(bindir)
 	install -m 0755 usagectl $(DESTDIR)$(bindir)/usagectl
 
