@@ -289,7 +289,7 @@ static void sum_seat(ue_metrics_sum_t *sum, const ue_seat_t *seat)
 
 void ue_metrics_sum(ue_metrics_t *m, ue_metrics_sum_t *sum)
 {
-    uint64_t out = 0;
+    uint64_t out;
     uint32_t i;
     int k;
 
@@ -305,9 +305,10 @@ void ue_metrics_sum(ue_metrics_t *m, ue_metrics_sum_t *sum)
         sum->children += pid > 0;
         sum_seat(sum, seat);
     }
-    for (k = UE_M_EVENTS_DELIVERED; k <= UE_M_EVENTS_LOST_UNKNOWN; k++) {
-        out += sum->value[k];
+    for (k = UE_M_EVENTS_LOST_OVERFLOW; k <= UE_M_EVENTS_LOST_UNKNOWN; k++) {
+        sum->lost += sum->value[k];
     }
+    out = sum->value[UE_M_EVENTS_DELIVERED] + sum->lost;
     /* Seats are read one number after the other while they change. */
     if (sum->value[UE_M_EVENTS_ADMITTED] > out) {
         sum->waiting = sum->value[UE_M_EVENTS_ADMITTED] - out;

@@ -180,10 +180,23 @@ static const char html_head[] =
     "padding:0 1em;color:#222}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;padding:.2em .8em .2em 0;vertical-align:top;"
     "border-bottom:1px solid #ddd}.n{text-align:right;"
-    "font-variant-numeric:tabular-nums}</style></head>\n"
+    "font-variant-numeric:tabular-nums}td:nth-child(2){white-space:nowrap}"
+    "</style></head>\n"
     "<body><h1>Usage events</h1>\n<p>mod_usage_events " UE_VERSION
     ". Also as <a href=\"?format=json\">JSON</a> and for "
     "<a href=\"?format=prometheus\">Prometheus</a>.</p>\n";
+
+/** What all the other numbers are about. */
+static void show_html_account(request_rec *r, const ue_metrics_sum_t *sum)
+{
+    uint64_t admitted = sum->value[UE_M_EVENTS_ADMITTED];
+    uint64_t delivered = sum->value[UE_M_EVENTS_DELIVERED];
+
+    ap_rprintf(r,
+               "<p><b>" U64 "</b> admitted = <b>" U64 "</b> delivered + <b>" U64
+               "</b> lost + <b>" U64 "</b> waiting</p>\n",
+               admitted, delivered, sum->lost, sum->waiting);
+}
 
 static void show_html(request_rec *r, const ue_metrics_sum_t *sum)
 {
@@ -192,6 +205,7 @@ static void show_html(request_rec *r, const ue_metrics_sum_t *sum)
 
     ap_set_content_type(r, "text/html; charset=utf-8");
     ap_rputs(html_head, r);
+    show_html_account(r, sum);
     ap_rputs("<table><tr><th>Number</th><th></th><th class=n>Value</th>"
              "<th>Meaning</th></tr>\n",
              r);
