@@ -25,7 +25,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <apr_siphash.h>
 #include <apr_strings.h>
@@ -52,7 +51,7 @@ typedef struct {
 } cell_t;
 
 typedef struct {
-    apr_pool_t *pool;
+    apr_pool_t *pool; /* below the store's */
     uint32_t organizations;
     uint32_t count;
     entry_t *entries;
@@ -75,7 +74,7 @@ typedef struct {
 typedef struct {
     ue_keystore_t base;
     const char *path;
-    pid_t opener;
+    apr_pool_t *pool; /* of the thread that refreshes */
     unsigned char sip_key[2][APR_SIPHASH_KSIZE];
     apr_thread_rwlock_t *lock;
     snapshot_t *snapshot; /* guarded by the lock, as is its cache */
@@ -280,7 +279,29 @@ static void read_key(struct json_object *org, struct json_object *key,
     e->record.billable = is_billable(org) && is_billable(key);
 }
 
-static snapshot_t *build(struct json_object *doc, uint32_t keys)
+/* With an allocator of its own: another thread uses the pool's parent. There is
+ * no cleanup of ours on it, since the module may be unloaded before the pool
+ * is destroyed. */
+static apr_status_t make_pool(apr_pool_t **pool, apr_pool_t *parent)
+{
+    apr_allocator_t *allocator;
+    apr_status_t rv = apr_allocator_create(&allocator);
+
+    if (rv) {
+        return rv;
+    }
+    rv = apr_pool_create_ex(pool, parent, NULL, allocator);
+    if (rv) {
+        apr_allocator_destroy(allocator);
+        return rv;
+    }
+    apr_allocator_owner_set(allocator, *pool);
+    apr_pool_tag(*pool, "ue_keystore_file");
+    return APR_SUCCESS;
+}
+
+static snapshot_t *build(struct json_object *doc, uint32_t keys,
+                         apr_pool_t *parent)
 {
     struct json_object *orgs = member(doc, "organizations");
     size_t i, k, n = json_object_array_length(orgs);
@@ -288,10 +309,9 @@ static snapshot_t *build(struct json_object *doc, uint32_t keys)
     snapshot_t *s;
     entry_t e;
 
-    if (apr_pool_create_unmanaged_ex(&pool, NULL, NULL) != APR_SUCCESS) {
+    if (make_pool(&pool, parent)) {
         return NULL;
     }
-    apr_pool_tag(pool, "ue_keystore_file");
     s = apr_pcalloc(pool, sizeof *s);
     s->pool = pool;
     s->organizations = (uint32_t)n;
@@ -312,9 +332,11 @@ static snapshot_t *build(struct json_object *doc, uint32_t keys)
     return s;
 }
 
-static apr_status_t read_snapshot(const char *path, snapshot_t **snapshot,
-                                  const char **why, apr_pool_t *p)
+static apr_status_t read_snapshot(const filestore_t *store,
+                                  snapshot_t **snapshot, const char **why,
+                                  apr_pool_t *p)
 {
+    const char *path = store->path;
     struct json_object *doc;
     uint32_t keys;
     apr_status_t rv = ue_keyfile_read(path, &doc, why, p);
@@ -324,7 +346,7 @@ static apr_status_t read_snapshot(const char *path, snapshot_t **snapshot,
     }
     rv = survey(path, doc, &keys, why, p);
     if (!rv) {
-        *snapshot = build(doc, keys);
+        *snapshot = build(doc, keys, store->pool);
         if (!*snapshot) {
             *why = apr_psprintf(p, "%s: no memory to read it", path);
             rv = APR_ENOMEM;
@@ -402,7 +424,7 @@ static apr_status_t reread(filestore_t *store, const state_t *seen,
                            snapshot_t **fresh, const char **why, apr_pool_t *p)
 {
     int unsettled = is_unsettled(seen);
-    apr_status_t rv = read_snapshot(store->path, fresh, why, p);
+    apr_status_t rv = read_snapshot(store, fresh, why, p);
 
     store->state = *seen;
     store->refused = rv;
@@ -425,8 +447,7 @@ static apr_status_t filestore_refresh(ue_keystore_t *base)
     if (same && !store->again) {
         return APR_EAGAIN;
     }
-    rv = apr_pool_create_unmanaged_ex(&scratch, NULL, NULL);
-    if (rv) {
+    if (make_pool(&scratch, store->pool)) {
         return APR_EAGAIN;
     }
     rv = reread(store, &seen, &fresh, &why, scratch);
@@ -470,24 +491,11 @@ static apr_status_t filestore_reload(ue_keystore_t *base, const char **why,
     return rv;
 }
 
-/* A child that ends may have stragglers that still look keys up, and its memory
- * goes with it anyway. */
-static apr_status_t filestore_close(void *data)
-{
-    filestore_t *store = data;
-
-    if (store->snapshot && store->opener == getpid()) {
-        apr_pool_destroy(store->snapshot->pool);
-        store->snapshot = NULL;
-    }
-    return APR_SUCCESS;
-}
-
 static apr_status_t filestore_open(ue_keystore_t **result, const char *where,
                                    const char **why, apr_pool_t *p)
 {
-    filestore_t *store = apr_pcalloc(p, sizeof *store);
-    apr_pool_t *scratch;
+    filestore_t *store;
+    apr_pool_t *pool;
     apr_status_t rv;
     state_t seen;
 
@@ -495,33 +503,31 @@ static apr_status_t filestore_open(ue_keystore_t **result, const char *where,
         *why = "the path of the key file is missing: file:PATH";
         return APR_EINVAL;
     }
-    store->base.vtable = &ue_keystore_file;
-    store->path = apr_pstrdup(p, where);
-    store->opener = getpid();
-    rv = ue_random(store->sip_key, sizeof store->sip_key);
-    if (!rv) {
-        rv = apr_thread_rwlock_create(&store->lock, p);
-    }
+    *why = "no memory, no randomness or no lock to be had from the system";
+    rv = make_pool(&pool, p);
     if (rv) {
-        *why = "no randomness or no lock to be had from the system";
         return rv;
     }
-    apr_pool_create(&scratch, p);
-    look(store->path, &seen);
-    rv = reread(store, &seen, &store->snapshot, why, scratch);
+    store = apr_pcalloc(pool, sizeof *store);
+    store->base.vtable = &ue_keystore_file;
+    store->path = apr_pstrdup(pool, where);
+    store->pool = pool;
+    rv = ue_random(store->sip_key, sizeof store->sip_key);
+    if (!rv) {
+        rv = apr_thread_rwlock_create(&store->lock, pool);
+    }
+    if (!rv) {
+        look(store->path, &seen);
+        rv = reread(store, &seen, &store->snapshot, why, p);
+    }
     if (rv) {
-        *why = apr_pstrdup(p, *why);
+        apr_pool_destroy(pool);
+        return rv;
     }
-    else {
-        apr_pool_cleanup_register(p, store, filestore_close,
-                                  apr_pool_cleanup_null);
-        ue_log(UE_LOG_INFO, 0,
-               "UE0102: key file: %s: %u organizations, %u keys", store->path,
-               store->snapshot->organizations, store->snapshot->count);
-        *result = &store->base;
-    }
-    apr_pool_destroy(scratch);
-    return rv;
+    ue_log(UE_LOG_INFO, 0, "UE0102: key file: %s: %u organizations, %u keys",
+           store->path, store->snapshot->organizations, store->snapshot->count);
+    *result = &store->base;
+    return APR_SUCCESS;
 }
 
 /* Look-up -------------------------------------------------------------- */

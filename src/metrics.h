@@ -111,6 +111,7 @@ typedef struct {
     uint64_t value[UE_METRICS];
     uint64_t latency[UE_LATENCY_BUCKETS + 1]; /**< not cumulative */
     uint64_t latency_sum;                     /**< microseconds */
+    uint64_t lost;     /**< events lost, by whatever cause */
     uint64_t waiting;  /**< events admitted, not delivered, not lost */
     uint32_t children; /**< seats with a living child */
 } ue_metrics_sum_t;

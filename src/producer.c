@@ -8,6 +8,9 @@
 #define WARN_EVERY apr_time_from_sec(1)
 #define LOOK_EVERY apr_time_from_msec(1)
 #define HANGS_AFTER apr_time_from_msec(100)
+/* httpd kills a child that has not ended nine seconds after it was told to
+ * (ap_reclaim_child_processes), and no cleanup runs then. */
+#define LAST_CALL_AFTER apr_time_from_sec(8)
 
 apr_time_t ue_monotonic(void)
 {
@@ -216,7 +219,11 @@ static void set_deadline(ue_producer_t *p)
 void ue_producer_stopping(ue_producer_t *p, int urgent)
 {
     if (urgent) {
+        apr_time_t none = 0;
+
         set_deadline(p);
+        atomic_compare_exchange_strong(&p->last_call, &none,
+                                       ue_monotonic() + LAST_CALL_AFTER);
     }
     raise_stage(p, STAGE_STOPPING);
 }

@@ -100,6 +100,8 @@ apr_status_t ue_producer_record(ue_producer_t *producer, ue_slot_ref_t ref,
  * Recording goes on. May be called twice, and inside a signal handler.
  * @param urgent the child will be killed if it takes long: the drain timeout
  *               runs from now, not from ue_producer_close()
+ *               runs from now, not from ue_producer_close(), and what is still
+ *               open just before the kill is recorded as interrupted
  */
 void ue_producer_stopping(ue_producer_t *producer, int urgent);
 

@@ -242,7 +242,8 @@ static void wait_for(ue_producer_t *p, apr_interval_time_t how_long)
 /** Wait for the next tick, or longer if there has been nothing to do. */
 static void rest(ue_producer_t *p, apr_time_t now, apr_time_t *busy)
 {
-    if (waiting(p) || atomic_load(&p->queued) || atomic_load(&p->stranded)) {
+    if (waiting(p) || atomic_load(&p->queued) || atomic_load(&p->stranded)
+        || atomic_load(&p->stage) != STAGE_RUNNING) {
         *busy = now;
     }
     if (now - *busy < SLEEP_AFTER + 2 * p->config.flush_interval) {
@@ -281,13 +282,10 @@ static int in_flight(const ue_producer_t *p)
     return 0;
 }
 
-void ue_producer_drain(ue_producer_t *p)
+/** Record what was admitted and never logged. */
+static void interrupt_open(ue_producer_t *p, apr_time_t now)
 {
-    const unsigned complete = 1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED;
-    apr_time_t deadline = atomic_load(&p->deadline);
-    apr_time_t now = ue_monotonic();
     ue_slot_ref_t ref;
-    int i;
 
     for (ref = 1; ref <= p->config.slots; ref++) {
         if (ue_journal_interrupt(p->journal, ref)) {
@@ -296,6 +294,24 @@ void ue_producer_drain(ue_producer_t *p)
             list(p, ref, now);
         }
     }
+}
+
+/** Will this child be killed any moment, by who waited for it to end? */
+static int is_last_call(const ue_producer_t *p, apr_time_t now)
+{
+    apr_time_t last_call = atomic_load(&p->last_call);
+
+    return last_call && now >= last_call;
+}
+
+void ue_producer_drain(ue_producer_t *p)
+{
+    const unsigned complete = 1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED;
+    apr_time_t deadline = atomic_load(&p->deadline);
+    apr_time_t now = ue_monotonic();
+    int i;
+
+    interrupt_open(p, now);
     walk(p, complete, now);
     for (;;) {
         feed(p, now);
@@ -354,6 +370,9 @@ void *APR_THREAD_FUNC ue_producer_work(apr_thread_t *thread, void *producer)
         if (atomic_load(&p->stranded) > 0) {
             atomic_fetch_sub(&p->stranded,
                              walk(p, 1u << UE_SLOT_STRANDED, now));
+        }
+        if (is_last_call(p, now)) {
+            interrupt_open(p, now);
         }
         feed(p, now);
         speak_up(p, now);

@@ -5,15 +5,18 @@
  *
  * All children append through the one description that the parent opened, and
  * flock() doesn't keep them from each other: its locks belong to the
- * description that they share. So a write happens under two locks: fcntl()'s,
- * which belong to the process, among the children; and flock()'s, for everyone
- * outside. Neither is waited for: a stopped process must not stop the others'
- * workers, which have a deadline at the end.
+ * description that they share. So a write happens under three locks: a
+ * flag, among the threads of this process (virtual hosts with settings of their
+ * own have workers of their own); fcntl()'s, which belong to the process, among
+ * the children; and flock()'s, for everyone outside. None is waited for: a
+ * stopped process must not stop the others' workers, which have a deadline at
+ * the end.
  */
 #include "sink.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -50,16 +53,20 @@ static apr_status_t start(ue_sink_t *sink, ue_sink_report_fn *report,
     return APR_SUCCESS;
 }
 
+/* Among the threads of this process; its record locks are one. */
+static atomic_flag writing = ATOMIC_FLAG_INIT;
+
 static void unlock(const file_t *file)
 {
     struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
 
     flock(file->fd, LOCK_UN);
     fcntl(file->fd, F_SETLK, &all);
+    atomic_flag_clear(&writing);
 }
 
 /** @return APR_EAGAIN if another process writes just now */
-static apr_status_t lock(const file_t *file)
+static apr_status_t lock_against_others(const file_t *file)
 {
     struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int tries = LOCK_TRIES;
@@ -81,6 +88,21 @@ static apr_status_t lock(const file_t *file)
         return rv;
     }
     return APR_SUCCESS;
+}
+
+/** @return APR_EAGAIN if somebody else writes just now */
+static apr_status_t lock(const file_t *file)
+{
+    apr_status_t rv;
+
+    if (atomic_flag_test_and_set(&writing)) {
+        return APR_EAGAIN;
+    }
+    rv = lock_against_others(file);
+    if (rv != APR_SUCCESS) {
+        atomic_flag_clear(&writing);
+    }
+    return rv;
 }
 
 /** Append all of it, or leave the file as it was. */

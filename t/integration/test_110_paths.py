@@ -15,7 +15,8 @@ FREE = ["/docs/", "/docs/x", "/docs/x/y?z=/../v1", "/docs/x;v=1/y", "/healthz",
 
 # Whatever httpd makes of these: without a key they are no exempt paths.
 METERED = [
-    "/docs", "/docs/...", "/doc/", "/docsx", "/Docs/x", "/healthz/", "/healthz/x",
+    "/docs", "/docs/...", "/doc/", "/docsx", "/Docs/x",
+    "/healthz/", "/healthz/x",
     "/docs/../v1/charge", "/docs/x/../../v1/charge", "/docs/..",
     "/docs/../docs/x", "/docs/./x", "/docs/.", "/docs/x/.", "/docs/x/..",
     "/docs/%2e%2e/v1/charge", "/docs/%2E%2E/v1/charge", "/docs/.%2e/v1/charge",

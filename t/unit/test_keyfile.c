@@ -1,20 +1,12 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include "unit.h"
+
 #include <errno.h>
 #include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include <apr_general.h>
 #include <apr_strings.h>
 #include <json-c/json.h>
 

@@ -1,20 +1,12 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
-#include <setjmp.h>
-#include <stdarg.h>
+#include "unit.h"
+
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include <apr_general.h>
 #include <apr_strings.h>
 #include <apr_thread_proc.h>
 
@@ -344,7 +336,8 @@ static void test_keystore_hits_the_cache_after_a_miss(void **state)
 /* Neither other keys nor a flood of unknown ones push a key out. */
 static void test_keystore_cache_never_forgets(void **state)
 {
-    enum { KEYS = 1000, FLOOD = 20000 };
+    enum { KEYS = 1000 };
+    int flood = (int)unit_loops(20000);
     const char *path = file_in("many"), *entries = "";
     ue_keystore_t *store;
     ue_keyrecord_t r;
@@ -371,7 +364,7 @@ static void test_keystore_cache_never_forgets(void **state)
             assert_int_equal(how, round ? UE_KEYSTORE_HIT : UE_KEYSTORE_MISS);
             assert_string_equal(ue_uuid_format(&r.api_key_id, text), id_of(i));
         }
-        for (i = 0; i < FLOOD; i++) {
+        for (i = 0; i < flood; i++) {
             apr_snprintf(key, sizeof key, "no-key-%d", i);
             assert_int_equal(look_up(store, key, &r, &how), APR_NOTFOUND);
             assert_int_equal(how, UE_KEYSTORE_UNKNOWN);
@@ -647,7 +640,7 @@ static void test_keystore_works_in_a_forked_child(void **state)
     assert_true(knows(store, "k2"));
 }
 
-enum { THREADS = 4, SWAPS = 2000 };
+enum { THREADS = 4 };
 
 typedef struct {
     ue_keystore_t *store;
@@ -700,7 +693,7 @@ static void test_keystore_lookups_while_it_changes(void **state)
     apr_status_t rv;
     race_t race = {NULL, 0, 0, 0};
     long seen = 0;
-    int i, tries;
+    int swaps = (int)unit_loops(2000), i, tries;
 
     put(path, files[0]);
     race.store = open_store(path);
@@ -709,7 +702,7 @@ static void test_keystore_lookups_while_it_changes(void **state)
             apr_thread_create(&threads[i], NULL, look_up_all, &race, pool),
             APR_SUCCESS);
     }
-    for (i = 1; i <= SWAPS; i++) {
+    for (i = 1; i <= swaps; i++) {
         replace(path, files[i % 2]);
         assert_int_equal(refresh(race.store), APR_SUCCESS);
         assert_int_equal(knows(race.store, "there"), i % 2);

@@ -97,17 +97,18 @@ async def websocket(reader, writer):
         await writer.drain()
 
 
-async def special(parts, reader, writer, headers):
-    """What is answered before or without reading a body. Returns the status,
-    or None where it is not one of these."""
+async def special(parts, reader, writer, method, target, headers):
+    """What is answered before or without reading a body. Returns the status
+    (0 where it is logged already), or None where it is not one of these."""
     name = parts[0]
     if name == "refuse":
         writer.write(response(413, b"too much\n", [("Connection", "close")]))
         return 413
     if name == "hang":
+        log(method, target, headers, 499, time.time())
         while await reader.read(4096):
             pass
-        return 499
+        return 0
     if name == "drop":
         return 444
     if name == "half":
@@ -153,9 +154,10 @@ async def one_request(reader, writer):
     headers = [(n, v.strip()) for n, _, v in
                (line.partition(":") for line in lines[1:])]
     parts = target.split("?")[0].lstrip("/").split("/")
-    status = await special(parts, reader, writer, headers)
-    if status is not None:
+    status = await special(parts, reader, writer, method, target, headers)
+    if status:
         log(method, target, headers, status, begin)
+    if status is not None:
         return False
     if any(n.lower() == "expect" for n, _ in headers):
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
