@@ -1,0 +1,173 @@
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+"""The servers that are measured: httpd in front of nginx, on loopback, in three
+flavours that differ in one thing each.
+
+bare    mod_proxy alone
+log     the same and one CustomLog line in the combined format
+usage   the same and mod_usage_events, defaults, a key found in its cache
+"""
+import contextlib
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
+MODULES = os.environ.get("UE_HTTPD_MODULES", "/usr/lib/apache2/modules")
+MODULE = REPO / ".libs/mod_usage_events.so"
+FLAVOURS = ("bare", "log", "usage")
+PATH = "/v1/charges/latest"
+
+CONF = """
+ServerRoot "{dir}"
+ServerName bench
+PidFile "{dir}/httpd.pid"
+ErrorLog "{dir}/error.log"
+LogLevel warn
+Listen 127.0.0.1:{port}
+{user}
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+StartServers 2
+ServerLimit 2
+ThreadsPerChild 25
+MaxRequestWorkers 50
+MaxKeepAliveRequests 0
+MaxConnectionsPerChild 0
+ProxyPass / http://127.0.0.1:{backend}/
+"""
+LOG = ('CustomLog "{dir}/access.log" '
+       '"%h %l %u %t \\"%r\\" %>s %b \\"%{{Referer}}i\\" \\"%{{User-Agent}}i\\""\n')
+USAGE = """
+LoadModule usage_events_module {module}
+UsageEvents On
+UsageKeyStore file:{dir}/keys.json
+UsageEventFile {dir}/events.jsonl
+"""
+NGINX = """
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log {dir}/nginx.log;
+daemon off;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+    fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+    server {{
+        listen 127.0.0.1:{backend};
+        location / {{ return 200 "hello, world\\n"; }}
+    }}
+}}
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(port, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"bench: nothing listens on port {port}")
+
+
+def end(proc, sig=signal.SIGTERM, seconds=30):
+    if proc.poll() is None:
+        proc.send_signal(sig)
+        try:
+            proc.wait(seconds)
+        except subprocess.TimeoutExpired:
+            proc.kill()
+            proc.wait()
+
+
+class Bench:
+    """A directory with a backend and a key; start() gives a server."""
+
+    def __enter__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ue-bench-"))
+        self.backend = free_port()
+        os.chmod(self.dir, 0o755)
+        self.nginx = None
+        if os.getuid() == 0:
+            owner = pwd.getpwnam("www-data")
+            os.chown(self.dir, owner.pw_uid, owner.pw_gid)
+        (self.dir / "nginx.conf").write_text(
+            NGINX.format(dir=self.dir, backend=self.backend))
+        self.nginx = subprocess.Popen(
+            ["nginx", "-c", self.dir / "nginx.conf", "-p", self.dir],
+            stderr=subprocess.DEVNULL)
+        self.key = subprocess.run(
+            [REPO / "usagectl", "key", "create", "--store",
+             f"file:{self.dir}/keys.json", "--org",
+             "0f000000-0000-7000-8000-000000000001"],
+            check=True, capture_output=True, text=True).stdout.strip()
+        wait_for(self.backend)
+        return self
+
+    def __exit__(self, *exc):
+        if self.nginx:
+            end(self.nginx)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def start(self, flavour, before=(), one_process=False):
+        """Run a flavour, in front of it a tool such as valgrind. Yields
+        (port, process)."""
+        port = free_port()
+        values = {"dir": self.dir, "port": port, "backend": self.backend,
+                  "modules": MODULES, "module": MODULE, "user": ""}
+        command = list(before)
+        if os.getuid() == 0 and one_process:
+            # The tool writes its results as whoever the server becomes.
+            command = ["setpriv", "--reuid=www-data", "--regid=www-data",
+                       "--clear-groups", *command]
+        elif os.getuid() == 0:
+            values["user"] = "User www-data\nGroup www-data"
+        conf = CONF.format(**values)
+        conf += {"bare": "", "log": LOG, "usage": USAGE}[flavour].format(
+            **values)
+        path = self.dir / f"{flavour}.conf"
+        path.write_text(conf)
+        for old in ("access.log", "events.jsonl", "error.log"):
+            (self.dir / old).unlink(missing_ok=True)
+        proc = subprocess.Popen(
+            [*command, HTTPD, "-X" if one_process else "-DFOREGROUND",
+             "-f", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(port)
+            yield port, proc
+        finally:
+            end(proc, signal.SIGTERM)
+
+    def load(self, port, requests, clients):
+        """Send requests with h2load, HTTP/1.1 kept alive. Requests a second."""
+        out = subprocess.run(
+            ["h2load", "--h1", "-n", str(requests), "-c", str(clients), "-t",
+             "1", "-H", f"X-API-Key: {self.key}",
+             f"http://127.0.0.1:{port}{PATH}"],
+            check=True, capture_output=True, text=True).stdout
+        if f" {requests} 2xx" not in out:
+            raise SystemExit(f"bench: not all requests were answered:\n{out}")
+        line = next(s for s in out.splitlines() if s.startswith("finished in"))
+        return float(line.split(",")[1].split()[0])
+
+    def events(self):
+        with open(self.dir / "events.jsonl", "rb") as f:
+            return sum(1 for _ in f)
