@@ -5,7 +5,7 @@
 
 #include <apr_strings.h>
 
-static const ue_keystore_vtable_t *const stores[] = {&ue_keystore_file};
+static const ue_keystore_vtable_t *const stores[] = {&ue_keystore_file, NULL};
 
 /* What is refused is not repeated: it may hold a password. */
 apr_status_t ue_keystore_open(ue_keystore_t **store, const char *url,
@@ -14,7 +14,7 @@ apr_status_t ue_keystore_open(ue_keystore_t **store, const char *url,
     size_t i, len = strcspn(url, ":");
 
     *store = NULL;
-    for (i = 0; i < sizeof stores / sizeof *stores; i++) {
+    for (i = 0; stores[i]; i++) {
         if (url[len] && !strncmp(url, stores[i]->scheme, len)
             && !stores[i]->scheme[len]) {
             return stores[i]->open(store, url + len + 1, why, p);
@@ -37,7 +37,7 @@ apr_status_t ue_keystore_reopen(ue_keystore_t *store, const char *url,
 {
     size_t i, len = strcspn(url, ":");
 
-    for (i = 0; i < sizeof stores / sizeof *stores; i++) {
+    for (i = 0; stores[i]; i++) {
         if (!strncmp(url, stores[i]->scheme, len) && !stores[i]->scheme[len]) {
             store->vtable = stores[i];
             return store->vtable->reload(store, why, ptemp);

@@ -28,16 +28,24 @@ void ue_producer_wake(ue_producer_t *p)
 }
 
 /** A signal is for httpd's own threads: its handler would end this child from
- * inside the worker, which would then wait for itself. */
+ * inside the worker, which would then wait for itself. Nobody joins the worker,
+ * so it is detached. */
 static apr_status_t start_worker(ue_producer_t *p, apr_pool_t *pool)
 {
+    apr_threadattr_t *attr;
     apr_thread_t *thread;
     sigset_t all, before;
-    apr_status_t rv;
+    apr_status_t rv = apr_threadattr_create(&attr, pool);
 
+    if (rv == APR_SUCCESS) {
+        rv = apr_threadattr_detach_set(attr, 1);
+    }
+    if (rv != APR_SUCCESS) {
+        return rv;
+    }
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    rv = apr_thread_create(&thread, NULL, ue_producer_work, p, pool);
+    rv = apr_thread_create(&thread, attr, ue_producer_work, p, pool);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rv;
 }

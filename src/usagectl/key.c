@@ -51,7 +51,8 @@ static int check_options(const ue_ctl_t *ctl, new_key_t *k)
     int status =
         ue_ctl_uuid(ctl, "--org", ctl->option[UE_OPT_ORG], &k->organization);
 
-    if (!status && env && strcmp(env, "live") && strcmp(env, "test")) {
+    if (!status && env && strcmp(env, "live") != 0
+        && strcmp(env, "test") != 0) {
         status =
             ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--env must be live or test");
     }

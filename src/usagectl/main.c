@@ -232,7 +232,7 @@ static int wants_help(int argc, const char *const *argv)
 {
     int i;
 
-    for (i = 0; i < argc && strcmp(argv[i], "--"); i++) {
+    for (i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             return 1;
         }
@@ -264,8 +264,8 @@ static int run(int argc, const char *const *argv, apr_pool_t *p)
         return UE_CTL_DONE;
     }
     for (c = 0; argc > 2 && c < COMMANDS; c++) {
-        if (strcmp(argv[1], commands[c].noun)
-            || strcmp(argv[2], commands[c].verb)) {
+        if (strcmp(argv[1], commands[c].noun) != 0
+            || strcmp(argv[2], commands[c].verb) != 0) {
             continue;
         }
         ctl.command = apr_pstrcat(p, argv[1], " ", argv[2], NULL);

@@ -32,7 +32,7 @@ int ue_ctl_store_path(const ue_ctl_t *ctl, const char **path)
                            "this version keeps keys in a file, not in "
                            "PostgreSQL: --store file:PATH");
     }
-    if (strncmp(url, "file:", 5) || !url[5]) {
+    if (strncmp(url, "file:", 5) != 0 || !url[5]) {
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
                            "a key store is named file:PATH, like "
                            "file:/etc/apache2/usage-keys.json");
@@ -170,7 +170,7 @@ const char *ue_ctl_time(apr_time_t when, apr_pool_t *p)
     char *end = ue_time_write(when, text);
 
     if (apr_time_usec(when) == 0) {
-        end = strchr(text, '.');
+        end = text + sizeof "2030-01-31T12:00:00" - 1;
         *end++ = 'Z';
     }
     *end = '\0';

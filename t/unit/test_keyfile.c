@@ -114,94 +114,95 @@ static void test_keyfile_takes_what_the_format_allows(void **state)
     }
 }
 
+/* What is wrong, and what has to be said of it. */
+static const struct {
+    const char *text;
+    const char *part;
+} faults[] = {
+    {"", ": is empty"},
+    {" ", ": line 1, column 2: not JSON: it ends too early"},
+    {"{\"version\":1,\n \"organizations\":[}", "line 2, column 19: not"},
+    {"{\"version\":1,\n \"organizations\":[", "line 2, column 19: not"},
+    {ORGS("") "x", "column 33: not JSON: "},
+    {ORGS("") ORGS(""), "not JSON: "},
+    {"{\"version\":1,\"organizations\":[],}", "not JSON: "},
+    {"{'version':1,'organizations':[]}", "line 1, column 2: not JSON: "},
+    {"{\"version\":1,\"organizations\":[],\"x\":NaN}", "column 37: not"},
+    {"{\"version\":1,\"organizations\":[],\"x\":-Infinity}", "not JSON"},
+    {"{\"version\":1,\"organizations\":[],\"x\":\"a\nb\"}", "not JSON"},
+    {"/* no */" ORGS(""), "not JSON: "},
+    {"\xEF\xBB\xBF" ORGS(""), "line 1, column 1: not JSON"},
+    {"{\"\xFF\":1}", "not JSON: invalid utf-8"},
+    {"[]", ": must hold a JSON object"},
+    {"null", ": must hold a JSON object"},
+    {"{}", ": version: must be 1"},
+    {"{\"version\":2,\"organizations\":[]}", ": version: must be 1"},
+    {"{\"version\":\"1\",\"organizations\":[]}", ": version: must be 1"},
+    {"{\"version\":1.5,\"organizations\":[]}", ": version: must be 1"},
+    {"{\"version\":1}", ": organizations: must be an array"},
+    {"{\"version\":1,\"organizations\":{}}", "must be an array"},
+    {ORGS("1"), ": organizations[0]: must be an object"},
+    {ORGS("null"), ": organizations[0]: must be an object"},
+    {ORGS("{}"), ": organizations[0].id: is missing"},
+    {ORGS("{\"id\":null}"), "organizations[0].id: must be a UUID, like"},
+    {ORGS("{\"id\":\"acme\"}"), "organizations[0].id: must be a UUID"},
+    {ORGS("{\"id\":\"" ORG_A "\\u0000\"}"), "id: must be a UUID"},
+    {ORGS(ORG(ORG_A, "") "," ORG(ORG_A, "")),
+     "organizations[1].id: is that of organizations[0] too"},
+    {ORGS(ORG("0198a6f2-5c1e-7d3a-9b40-3f2c81d7e605",
+              "") "," ORG("0198A6F2-5C1E-7D3A-9B40-3F2C81D7E605", "")),
+     "organizations[1].id: is that of organizations[0] too"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"name\":5}"),
+     "organizations[0].name: must be a string or null"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"billable\":\"no\"}"),
+     "organizations[0].billable: must be true or false"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"billable\":null}"),
+     "organizations[0].billable: must be true or false"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"keys\":{}}"),
+     "organizations[0].keys: must be an array"},
+    {ORGS(ORG(ORG_A, "[]")), "organizations[0].keys[0]: must be an obj"},
+    {ORGS(ORG(ORG_A, "{\"id\":\"" KEY_A "\"}")),
+     "organizations[0].keys[0].hash: is missing"},
+    {ORGS(ORG(ORG_A, "{\"hash\":\"" HASH_A "\"}")),
+     "organizations[0].keys[0].id: is missing"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, "sha256:abc"))),
+     "keys[0].hash: must be sha256: and 64 hexadecimal digits"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A "0"))), "keys[0].hash: must be"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, "md5:" HEX64_A))), "keys[0].hash: must"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, HEX64_A))), "keys[0].hash: must be"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, "hmac-sha256:" HEX64_A))),
+     "keys[0].hash: hmac-sha256: belongs to UsageKeySecret, which this "
+     "version doesn't support"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A)) "," ORG(
+         ORG_B, KEY(KEY_B, HASH_B) "," KEY(KEY_A, HASH_B))),
+     "organizations[1].keys[1].id: is that of organizations[0].keys[0]"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A)) "," ORG(ORG_B, KEY(KEY_B, HASH_A))),
+     "organizations[1].keys[0].hash: is that of organizations[0].keys[0]"},
+    {ONE_KEY("\"expires\":1893456000"),
+     "keys[0].expires: must be a time like 2030-01-31T12:00:00Z, or null"},
+    {ONE_KEY("\"expires\":\"\""), "keys[0].expires: must be a time"},
+    {ONE_KEY("\"revoked\":true"), "keys[0].revoked: must be a time"},
+    {ONE_KEY("\"revoked\":\"yesterday\""), "keys[0].revoked: must be"},
+    {ONE_KEY("\"created\":\"2030-01-31\""), "keys[0].created: must be"},
+    {ONE_KEY("\"prefix\":1"), "keys[0].prefix: must be a string or null"},
+    {ONE_KEY("\"billable\":0"), "keys[0].billable: must be true or false"},
+    {"{\"version\":1,\n\"organizations\":[{\"id\":\"" ORG_A "\",\n"
+     "\"keys\":[{\"id\":\"" KEY_A "\",\"hash\":\"" HASH_A "\",\n"
+     "  \"revoked\":\"2020-01-01T00:00:00Z\",\"revoked\":null}]}]}",
+     ": line 4, column 36: \"revoked\" is there twice"},
+    {ONE_KEY("\"revoked\":\"2020-01-01T00:00:00Z\","
+             "\"rev\\u006fked\":null"),
+     "\"revoked\" is there twice"},
+    {"{\"version\":1,\"organizations\":[],\"organizations\":[]}",
+     "column 33: \"organizations\" is there twice"},
+};
+
 static void test_keyfile_names_the_place_of_a_fault(void **state)
 {
-    static const struct {
-        const char *text;
-        const char *part;
-    } bad[] = {
-        {"", ": is empty"},
-        {" ", ": line 1, column 2: not JSON: it ends too early"},
-        {"{\"version\":1,\n \"organizations\":[}", "line 2, column 19: not"},
-        {"{\"version\":1,\n \"organizations\":[", "line 2, column 19: not"},
-        {ORGS("") "x", "column 33: not JSON: "},
-        {ORGS("") ORGS(""), "not JSON: "},
-        {"{\"version\":1,\"organizations\":[],}", "not JSON: "},
-        {"{'version':1,'organizations':[]}", "line 1, column 2: not JSON: "},
-        {"{\"version\":1,\"organizations\":[],\"x\":NaN}", "column 37: not"},
-        {"{\"version\":1,\"organizations\":[],\"x\":-Infinity}", "not JSON"},
-        {"{\"version\":1,\"organizations\":[],\"x\":\"a\nb\"}", "not JSON"},
-        {"/* no */" ORGS(""), "not JSON: "},
-        {"\xEF\xBB\xBF" ORGS(""), "line 1, column 1: not JSON"},
-        {"{\"\xFF\":1}", "not JSON: invalid utf-8"},
-        {"[]", ": must hold a JSON object"},
-        {"null", ": must hold a JSON object"},
-        {"{}", ": version: must be 1"},
-        {"{\"version\":2,\"organizations\":[]}", ": version: must be 1"},
-        {"{\"version\":\"1\",\"organizations\":[]}", ": version: must be 1"},
-        {"{\"version\":1.5,\"organizations\":[]}", ": version: must be 1"},
-        {"{\"version\":1}", ": organizations: must be an array"},
-        {"{\"version\":1,\"organizations\":{}}", "must be an array"},
-        {ORGS("1"), ": organizations[0]: must be an object"},
-        {ORGS("null"), ": organizations[0]: must be an object"},
-        {ORGS("{}"), ": organizations[0].id: is missing"},
-        {ORGS("{\"id\":null}"), "organizations[0].id: must be a UUID, like"},
-        {ORGS("{\"id\":\"acme\"}"), "organizations[0].id: must be a UUID"},
-        {ORGS("{\"id\":\"" ORG_A "\\u0000\"}"), "id: must be a UUID"},
-        {ORGS(ORG(ORG_A, "") "," ORG(ORG_A, "")),
-         "organizations[1].id: is that of organizations[0] too"},
-        {ORGS(ORG("0198a6f2-5c1e-7d3a-9b40-3f2c81d7e605",
-                  "") "," ORG("0198A6F2-5C1E-7D3A-9B40-3F2C81D7E605", "")),
-         "organizations[1].id: is that of organizations[0] too"},
-        {ORGS("{\"id\":\"" ORG_A "\",\"name\":5}"),
-         "organizations[0].name: must be a string or null"},
-        {ORGS("{\"id\":\"" ORG_A "\",\"billable\":\"no\"}"),
-         "organizations[0].billable: must be true or false"},
-        {ORGS("{\"id\":\"" ORG_A "\",\"billable\":null}"),
-         "organizations[0].billable: must be true or false"},
-        {ORGS("{\"id\":\"" ORG_A "\",\"keys\":{}}"),
-         "organizations[0].keys: must be an array"},
-        {ORGS(ORG(ORG_A, "[]")), "organizations[0].keys[0]: must be an obj"},
-        {ORGS(ORG(ORG_A, "{\"id\":\"" KEY_A "\"}")),
-         "organizations[0].keys[0].hash: is missing"},
-        {ORGS(ORG(ORG_A, "{\"hash\":\"" HASH_A "\"}")),
-         "organizations[0].keys[0].id: is missing"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, "sha256:abc"))),
-         "keys[0].hash: must be sha256: and 64 hexadecimal digits"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A "0"))), "keys[0].hash: must be"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, "md5:" HEX64_A))), "keys[0].hash: must"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, HEX64_A))), "keys[0].hash: must be"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, "hmac-sha256:" HEX64_A))),
-         "keys[0].hash: hmac-sha256: belongs to UsageKeySecret, which this "
-         "version doesn't support"},
-        {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A)) "," ORG(
-             ORG_B, KEY(KEY_B, HASH_B) "," KEY(KEY_A, HASH_B))),
-         "organizations[1].keys[1].id: is that of organizations[0].keys[0]"},
-        {ORGS(
-             ORG(ORG_A, KEY(KEY_A, HASH_A)) "," ORG(ORG_B, KEY(KEY_B, HASH_A))),
-         "organizations[1].keys[0].hash: is that of organizations[0].keys[0]"},
-        {ONE_KEY("\"expires\":1893456000"),
-         "keys[0].expires: must be a time like 2030-01-31T12:00:00Z, or null"},
-        {ONE_KEY("\"expires\":\"\""), "keys[0].expires: must be a time"},
-        {ONE_KEY("\"revoked\":true"), "keys[0].revoked: must be a time"},
-        {ONE_KEY("\"revoked\":\"yesterday\""), "keys[0].revoked: must be"},
-        {ONE_KEY("\"created\":\"2030-01-31\""), "keys[0].created: must be"},
-        {ONE_KEY("\"prefix\":1"), "keys[0].prefix: must be a string or null"},
-        {ONE_KEY("\"billable\":0"), "keys[0].billable: must be true or false"},
-        {"{\"version\":1,\n\"organizations\":[{\"id\":\"" ORG_A "\",\n"
-         "\"keys\":[{\"id\":\"" KEY_A "\",\"hash\":\"" HASH_A "\",\n"
-         "  \"revoked\":\"2020-01-01T00:00:00Z\",\"revoked\":null}]}]}",
-         ": line 4, column 36: \"revoked\" is there twice"},
-        {ONE_KEY("\"revoked\":\"2020-01-01T00:00:00Z\","
-                 "\"rev\\u006fked\":null"),
-         "\"revoked\" is there twice"},
-        {"{\"version\":1,\"organizations\":[],\"organizations\":[]}",
-         "column 33: \"organizations\" is there twice"},
-    };
     size_t i;
 
-    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
-        refuses(put("bad", bad[i].text), APR_EINVAL, bad[i].part);
+    for (i = 0; i < sizeof faults / sizeof *faults; i++) {
+        refuses(put("bad", faults[i].text), APR_EINVAL, faults[i].part);
     }
 }
 

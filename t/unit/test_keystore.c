@@ -336,8 +336,7 @@ static void test_keystore_hits_the_cache_after_a_miss(void **state)
 /* Neither other keys nor a flood of unknown ones push a key out. */
 static void test_keystore_cache_never_forgets(void **state)
 {
-    enum { KEYS = 1000 };
-    int flood = (int)unit_loops(20000);
+    int keys = (int)unit_loops(1000), flood = (int)unit_loops(20000);
     const char *path = file_in("many"), *entries = "";
     ue_keystore_t *store;
     ue_keyrecord_t r;
@@ -349,7 +348,7 @@ static void test_keystore_cache_never_forgets(void **state)
     assert_non_null(f);
     fprintf(f,
             "{\"version\":1,\"organizations\":[{\"id\":\"" ORG "\",\"keys\":[");
-    for (i = 0; i < KEYS; i++) {
+    for (i = 0; i < keys; i++) {
         apr_snprintf(key, sizeof key, "key-%d", i);
         fprintf(f, "%s%s", entries, entry(id_of(i), key, ""));
         entries = ",\n";
@@ -358,7 +357,7 @@ static void test_keystore_cache_never_forgets(void **state)
     assert_int_equal(fclose(f), 0);
     store = open_store(path);
     for (round = 0; round < 3; round++) {
-        for (i = 0; i < KEYS; i++) {
+        for (i = 0; i < keys; i++) {
             apr_snprintf(key, sizeof key, "key-%d", i);
             assert_int_equal(look_up(store, key, &r, &how), APR_SUCCESS);
             assert_int_equal(how, round ? UE_KEYSTORE_HIT : UE_KEYSTORE_MISS);
