@@ -68,7 +68,7 @@ comma := ,
 apxs_warn = $(if $(WERROR),-Wc$(comma)-Werror)
 apxs_flavour = $(foreach f,$(FLAVOUR),-Wc$(comma)$(f) -Wl$(comma)$(f))
 $(MODULE): $(GLUE) $(LIB) $(HEADERS)
-	$(APXS) -c -o $(patsubst build/%,$(B)/%,$(if $(filter build,$(B)),,$(B)/)mod_usage_events.la) \
+	$(APXS) -c -o $(if $(filter build,$(B)),,$(B)/)mod_usage_events.la \
 	  -Wc,-std=gnu11 -Wc,-Wall -Wc,-Wextra -Wc,-Wno-unused-parameter \
 	  $(apxs_warn) $(apxs_flavour) -Isrc \
 	  -Wl,-Wl$(comma)--exclude-libs$(comma)ALL $(GLUE) $(LIB) $(LIBS)

@@ -58,9 +58,8 @@ tsan-unit: $(UNIT)
 	$(call run_units,$(UNIT),\
 	  TSAN_OPTIONS=halt_on_error=1 setarch -R)
 
-run_pytest = cd $(CURDIR) && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=t/guard \
-	$(PYTHON) -m pytest -p no_skips -p no:cacheprovider -q -n $(JOBS) \
-	--dist worksteal
+run_pytest = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=t/guard \
+	$(PYTHON) -m pytest -p no_skips -p no:cacheprovider -q -n $(JOBS)
 
 integration: all
 	$(run_pytest) $(PYTEST) t/integration

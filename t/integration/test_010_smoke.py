@@ -43,6 +43,13 @@ def test_a_sanitizer_report_fails_the_test(gateway):
         gw.stop()
 
 
+def test_the_sanitizer_is_where_it_is_asked_for(gateway):
+    gw = gateway()
+    gw.start()
+    with open(f"/proc/{gw.children()[0]}/maps", encoding="utf-8") as maps:
+        assert ("libasan" in maps.read()) is bool(harness.PRELOAD)
+
+
 @pytest.mark.parametrize("line", [
     '{"request_id": "x"}\n', '{"torn', "\n"])
 def test_a_bad_event_line_fails_the_test(gateway, line):

@@ -21,15 +21,22 @@ UsageJournalSlots 65536
 
 
 @pytest.fixture
-def loaded(gateway, mpm):
-    """A gateway with keys of five organizations, and targets for wrk."""
-    gw = gateway(mpm=mpm, server_conf=ROOM, threads=8, server_limit=16)
-    keys = [gw.key(org)[0] for org in ORGS[:5]]
-    gw.targets = [(LOCAL if i % 10 == 9 else f"/status/{s}/{i}",
-                   keys[i % len(keys)])
-                  for i, s in enumerate((200, 404, 503, 201, 301) * 4)]
-    gw.connections = 4 if mpm == "prefork" else 16
-    return gw
+def make_loaded(gateway, mpm):
+    """Makes a gateway with keys of five organizations, and targets for wrk."""
+    def make():
+        gw = gateway(mpm=mpm, server_conf=ROOM, threads=8, server_limit=16)
+        keys = [gw.key(org)[0] for org in ORGS[:5]]
+        gw.targets = [(LOCAL if i % 10 == 9 else f"/status/{s}/{i}",
+                       keys[i % len(keys)])
+                      for i, s in enumerate((200, 404, 503, 201, 301) * 4)]
+        gw.connections = 4 if mpm == "prefork" else 16
+        return gw
+    return make
+
+
+@pytest.fixture
+def loaded(make_loaded):
+    return make_loaded()
 
 
 def by_id(events):
@@ -79,24 +86,38 @@ def test_graceful_restarts_under_load(loaded, backend, restarts):
     assert gw.resumed() == restarts + 1
 
 
-def test_stop_under_load(loaded, backend):
-    """SIGTERM: what was under way is an event with status 0."""
-    gw = loaded
+def stopped_under_load(gw):
+    """SIGTERM in the middle. What wrk was answered; or None where a child
+    crashed, as httpd itself does now and then (see Gateway.quiet): with the
+    child its events are gone, and nothing can be told."""
     gw.start()
     with Recorder(gw, gw.targets, connections=gw.connections) as wrk:
         wrk.wait(3000)
-        # httpd may crash here by itself (see Gateway.quiet); then the child's
-        # events are gone with it, and we can't tell.
-        gw.allow_signal(signal.SIGSEGV)
-        gw.stop()
-    if "exit signal" in gw.error_log():
-        pytest.skip("a child crashed in httpd's close_worker_sockets()")
+        gw.allow_signal(signal.SIGSEGV, signal.SIGABRT)
+        gw.stop(quiet=False)
+    return None if "exit signal" in gw.error_log() else wrk.answered()
+
+
+def test_stop_under_load(make_loaded, backend):
+    """Every request that reached the backend is an event; what was under way
+    has status 0."""
+    for _ in range(4):
+        backend.forget()
+        gw = make_loaded()
+        answered = stopped_under_load(gw)
+        if answered is not None:
+            break
+    else:
+        pytest.fail("a child crashed at each of four stops")
     events = gw.events()
-    missing, unseen = through(events, backend)
+    missing, _ = through(events, backend)
     assert not missing, f"{len(missing)} requests without an event"
     ids = by_id(events)
-    for status, request_id in wrk.answered():
-        assert ids[request_id]["status_code"] == status
+    # Between the last byte of an answer and its log there is room for a signal:
+    # at most one a connection.
+    cut = [i for s, i in answered if ids[i]["status_code"] != s]
+    assert {ids[i]["status_code"] for i in cut} <= {0}
+    assert len(cut) <= gw.connections
     for e in events:
         if e["status_code"] == 0:
             assert not e["billable"] and e["response_time_ms"] == 0
