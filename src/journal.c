@@ -282,13 +282,21 @@ void ue_journal_strand(ue_journal_t *j, ue_slot_ref_t ref)
     change(&slot_at(j, ref)->first, UE_SLOT_COMPLETE, UE_SLOT_STRANDED);
 }
 
-int ue_journal_list(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
+static int change_any(first_t *slot, unsigned from, ue_slot_state_t to)
 {
-    first_t *slot = &slot_at(j, ref)->first;
     unsigned state = atomic_load_explicit(&slot->state, memory_order_acquire);
 
-    return (from & 1u << state)
-           && change(slot, (ue_slot_state_t)state, UE_SLOT_LISTED);
+    return (from & 1u << state) && change(slot, (ue_slot_state_t)state, to);
+}
+
+int ue_journal_list(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
+{
+    return change_any(&slot_at(j, ref)->first, from, UE_SLOT_LISTED);
+}
+
+int ue_journal_settle(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
+{
+    return change_any(&slot_at(j, ref)->first, from, UE_SLOT_FREE);
 }
 
 int ue_journal_interrupt(ue_journal_t *j, ue_slot_ref_t ref)

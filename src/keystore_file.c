@@ -8,12 +8,12 @@
  * file by itself.
  *
  * In front of the table, which is indexed by SHA-256, is a cache indexed by 128
- * bits of SipHash-2-4 under two random keys, so that a key that was seen before
+ * bits of SipHash-2-4 under a random key, so that a key that was seen before
  * costs no SHA-256. It has four times as many cells as there are keys, and only
  * a key that was found gets one, so it never fills: nothing is ever pushed out,
  * and a flood of unknown keys leaves no trace in it. It belongs to the snapshot
- * and begins empty with it. The random keys are drawn when the store is opened
- * and shared by all children: they have to be secret, not different.
+ * and begins empty with it. The random key is drawn when the store is opened
+ * and shared by all children: it has to be secret, not different.
  *
  * One lock guards the pointer to the snapshot and the cache. It is held for a
  * look-up and a copy, never while a file is read, and belongs to one process:
@@ -26,7 +26,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include <apr_siphash.h>
 #include <apr_strings.h>
 #include <apr_thread_rwlock.h>
 
@@ -35,6 +34,7 @@
 #include "apikey.h"
 #include "keyfile.h"
 #include "log.h"
+#include "siphash.h"
 
 /* A file that changed so shortly before it was read may change again without
  * looking different: a file system's clock has ticks of some milliseconds. */
@@ -75,7 +75,7 @@ typedef struct {
     ue_keystore_t base;
     const char *path;
     apr_pool_t *pool; /* of the thread that refreshes */
-    unsigned char sip_key[2][APR_SIPHASH_KSIZE];
+    uint8_t sip_key[UE_SIPHASH_KEY];
     apr_thread_rwlock_t *lock;
     snapshot_t *snapshot; /* guarded by the lock, as is its cache */
     uint32_t generation;  /* the same; tells one snapshot from the next */
@@ -552,13 +552,6 @@ static void remember(filestore_t *store, uint32_t generation,
     apr_thread_rwlock_unlock(store->lock);
 }
 
-static void sip_of(const filestore_t *store, const char *key, size_t len,
-                   uint64_t sip[2])
-{
-    sip[0] = apr_siphash24(key, len, store->sip_key[0]);
-    sip[1] = apr_siphash24(key, len, store->sip_key[1]);
-}
-
 static apr_status_t filestore_recall(ue_keystore_t *base, const char *key,
                                      size_t len, ue_keyrecord_t *record)
 {
@@ -567,7 +560,7 @@ static apr_status_t filestore_recall(ue_keystore_t *base, const char *key,
     uint64_t sip[2];
     uint32_t entry;
 
-    sip_of(store, key, len, sip);
+    ue_siphash128(key, len, store->sip_key, sip);
     apr_thread_rwlock_rdlock(store->lock);
     s = store->snapshot;
     entry = find_cell(s, sip)->entry;
@@ -599,7 +592,7 @@ static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
     if (!entry) {
         return APR_NOTFOUND;
     }
-    sip_of(store, key, len, sip);
+    ue_siphash128(key, len, store->sip_key, sip);
     remember(store, generation, sip, entry);
     return APR_SUCCESS;
 }

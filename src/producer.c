@@ -150,8 +150,8 @@ apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
 static apr_status_t lose_slot(ue_producer_t *p, ue_slot_ref_t ref,
                               ue_loss_t cause)
 {
-    if (!ue_journal_list(p->journal, ref,
-                         1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED)) {
+    if (!ue_journal_settle(p->journal, ref,
+                           1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED)) {
         return APR_SUCCESS;
     }
     drop(p, ue_journal_organization(p->journal, ref), cause);
@@ -290,7 +290,6 @@ apr_status_t ue_producer_close(ue_producer_t *p)
     set_deadline(p);
     raise_stage(p, STAGE_CLOSING);
     await_worker(p, atomic_load(&p->deadline));
-    atomic_store(&p->abandoned, 1);
     atomic_store(&p->stage, STAGE_CLOSED);
     left = ue_producer_write_off(p);
     if (left == 0) {

@@ -66,7 +66,6 @@ struct ue_producer_t {
     _Atomic int stage;
     _Atomic int worker_at;
     _Atomic int worker_done;
-    _Atomic int abandoned; /* the worker hung; what it does counts no more */
     _Atomic apr_time_t deadline;  /* monotonic, 0: not set yet */
     _Atomic apr_time_t last_call; /* monotonic, 0: nobody will kill us */
     ue_log_limit_t full;

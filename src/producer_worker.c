@@ -29,7 +29,9 @@ static void report(void *baton, ue_slot_ref_t ref, apr_status_t rv)
         *pending |= UE_PENDING_REFUSED;
     }
     *pending &= (uint8_t)~lane->bit;
-    if ((*pending & ~UE_PENDING_REFUSED) || atomic_load(&p->abandoned)) {
+    /* Who closes may have written it off, if we hung for too long. */
+    if ((*pending & ~UE_PENDING_REFUSED)
+        || !ue_journal_settle(p->journal, ref, 1u << UE_SLOT_LISTED)) {
         return;
     }
     if (*pending & UE_PENDING_REFUSED) {
@@ -343,10 +345,9 @@ uint64_t ue_producer_write_off(ue_producer_t *p)
         if (state == UE_SLOT_COMPLETING) {
             cause = UE_LOST_TORN;
         }
-        /* A slot that its thread completed just now is counted by whoever
-         * takes it. */
-        if (state != UE_SLOT_LISTED
-            && !ue_journal_list(p->journal, ref, 1u << state)) {
+        /* A slot that its thread completed just now is that thread's to
+         * count. */
+        if (!ue_journal_settle(p->journal, ref, 1u << state)) {
             continue;
         }
         ue_metrics_lose(p->metrics, p->seat,

@@ -4,7 +4,6 @@
 #include <sys/random.h>
 
 #include <apr.h>
-#include <apr_siphash.h>
 
 #include "uuid.h"
 
@@ -31,8 +30,24 @@ apr_status_t ue_random(void *buf, size_t len)
 
 apr_status_t ue_uuidgen_seed(ue_uuidgen_t *gen)
 {
-    atomic_store_explicit(&gen->count, 0, memory_order_relaxed);
-    return ue_random(gen->key, sizeof(gen->key));
+    uint64_t begin = 0;
+    apr_status_t rv = ue_random(&begin, sizeof(begin));
+
+    atomic_store_explicit(&gen->count, begin, memory_order_relaxed);
+    return rv == APR_SUCCESS ? ue_random(&gen->key, sizeof(gen->key)) : rv;
+}
+
+/*
+ * Every bit of the count into every bit of the result, one to one, so that no
+ * two counts give the same: the finalizer of SplitMix64 (Steele, Lea and Flood,
+ * "Fast splittable pseudorandom number generators", 2014; Stafford's variant
+ * 13).
+ */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
 }
 
 /* Version and variant (RFC 9562 sections 4.1 and 4.2). */
@@ -53,7 +68,7 @@ void ue_uuid_v7(ue_uuid_t *id, ue_uuidgen_t *gen, apr_time_t when)
     /* Only that no number comes twice is asked of the counter, no order. */
     uint64_t n =
         atomic_fetch_add_explicit(&gen->count, 1, memory_order_relaxed);
-    uint64_t random = apr_siphash24(&n, sizeof(n), gen->key);
+    uint64_t random = mix(n ^ gen->key);
 
     for (int i = 5; i >= 0; i--) {
         id->b[i] = (uint8_t)msec;

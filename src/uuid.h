@@ -7,9 +7,11 @@
  *
  * A request id is version 7: 48 bits of milliseconds and 12 bits that divide
  * the millisecond, so that ids sort by the time their requests were read, then
- * 62 bits of SipHash-2-4 over a counter, keyed at the start of each process.
- * A generator needs no lock and makes no system call once it is seeded; it must
- * be seeded after the fork, or two children count through the same ids.
+ * 62 bits made from a counter that begins at random in each process. They are
+ * there to be different from all others, not to be secret: an id is told to
+ * the client anyway. A generator needs no lock and makes no system call once it
+ * is seeded; it must be seeded after the fork, or two children count through
+ * the same ids.
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -24,7 +26,7 @@ typedef struct {
 } ue_uuid_t;
 
 typedef struct {
-    uint8_t key[16];
+    uint64_t key; /**< tells processes apart, even at the same count */
     _Atomic uint64_t count;
 } ue_uuidgen_t;
 
