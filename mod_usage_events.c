@@ -36,8 +36,6 @@ static void register_hooks(apr_pool_t *p)
     ap_hook_insert_filter(ue_hook_insert_filter, NULL, NULL, APR_HOOK_LAST);
     ap_hook_insert_error_filter(ue_hook_insert_error_filter, NULL, NULL,
                                 APR_HOOK_LAST);
-    ap_hook_insert_error_filter(ue_hook_insert_error_filter, NULL, NULL,
-                                APR_HOOK_LAST);
     ap_hook_handler(ue_status_handler, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_log_transaction(ue_hook_log_transaction, NULL, NULL,
                             APR_HOOK_REALLY_FIRST);

@@ -45,7 +45,8 @@ MaxConnectionsPerChild 0
 ProxyPass / http://127.0.0.1:{backend}/
 """
 LOG = ('CustomLog "{dir}/access.log" '
-       '"%h %l %u %t \\"%r\\" %>s %b \\"%{{Referer}}i\\" \\"%{{User-Agent}}i\\""\n')
+       '"%h %l %u %t \\"%r\\" %>s %b '
+       '\\"%{{Referer}}i\\" \\"%{{User-Agent}}i\\""\n')
 USAGE = """
 LoadModule usage_events_module {module}
 UsageEvents On

@@ -116,7 +116,8 @@ static void count_decision(const ue_request_t *req)
 /**
  * Will httpd answer this request by switching to HTTP/2 (Upgrade: h2c)? Then
  * it comes once more, as the first stream of the new connection, and owes one
- * event, not two. Asked as core's own handler will ask.
+ * event, not two. Asked in the same way as core's own handler will ask
+ * (core_upgrade_handler).
  */
 static int may_switch(request_rec *r)
 {
@@ -125,6 +126,8 @@ static int may_switch(request_rec *r)
     const char *protocol;
 
     if (!upgrade || r->connection->master
+        || !ap_find_token(r->pool, apr_table_get(r->headers_in, "Connection"),
+                          "upgrade")
         || ap_parse_token_list_strict(r->pool, upgrade, &offers, 0) || !offers
         || !offers->nelts) {
         return 0;
@@ -166,6 +169,12 @@ int ue_hook_post_read_request(request_rec *r)
         req->may_switch = may_switch(r);
         if (!req->may_switch) {
             admit(r, req, path, path_len, server->overflow);
+        }
+        else if (server->overflow == UE_OVERFLOW_REFUSE
+                 && !ue_producer_has_room(
+                     ue_process.producers[server->producer])) {
+            req->decision.verdict = UE_UNAVAILABLE;
+            req->may_switch = 0;
         }
     }
     if (!req->may_switch) {
@@ -257,11 +266,15 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
 
 static ap_filter_rec_t *filter;
 
-/** In place of a backend's own X-Request-Id, or of one that mod_cache kept. */
+/** In place of a backend's own X-Request-Id, or of one that mod_cache kept. CGI
+ * and its kin put theirs among the fields that go with errors, too. */
 static apr_status_t set_request_id(ap_filter_t *f, apr_bucket_brigade *bb)
 {
     const ue_request_t *req = f->ctx;
 
+    if (!apr_is_empty_table(f->r->err_headers_out)) {
+        apr_table_unset(f->r->err_headers_out, REQUEST_ID);
+    }
     apr_table_setn(f->r->headers_out, REQUEST_ID, req->request_id_text);
     ap_remove_output_filter(f);
     return ap_pass_brigade(f->next, bb);

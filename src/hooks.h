@@ -34,7 +34,6 @@ int ue_hook_post_read_request(request_rec *r);
 int ue_hook_quick_handler(request_rec *r, int lookup);
 void ue_hook_insert_filter(request_rec *r);
 void ue_hook_insert_error_filter(request_rec *r);
-void ue_hook_insert_error_filter(request_rec *r);
 int ue_hook_log_transaction(request_rec *r);
 
 /** Register the output filter that ue_hook_insert_filter() adds. */

@@ -48,6 +48,7 @@ typedef void ue_keystore_changed_fn(void *baton, int taken_up);
 
 typedef struct {
     const char *scheme; /**< as in "file:PATH" */
+    size_t layout;      /**< tells one layout of its memory from another */
 
     /**
      * Read a store. @locality parent, before the fork

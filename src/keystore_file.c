@@ -598,5 +598,12 @@ static apr_status_t filestore_lookup(ue_keystore_t *base, const char *key,
 }
 
 const ue_keystore_vtable_t ue_keystore_file = {
-    "file",           filestore_open,   filestore_reload,
-    filestore_recall, filestore_lookup, filestore_refresh};
+    .scheme = "file",
+    .layout =
+        sizeof(filestore_t) * 31 + sizeof(snapshot_t) * 7 + sizeof(entry_t),
+    .open = filestore_open,
+    .reload = filestore_reload,
+    .recall = filestore_recall,
+    .lookup = filestore_lookup,
+    .refresh = filestore_refresh,
+};

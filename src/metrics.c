@@ -121,6 +121,11 @@ apr_status_t ue_metrics_create(ue_metrics_t **metrics, uint32_t seats,
     return APR_SUCCESS;
 }
 
+size_t ue_metrics_layout(void)
+{
+    return sizeof(shared_t) * 31 + sizeof(ue_seat_t) * 7 + UE_METRICS;
+}
+
 static int is_dead(pid_t pid)
 {
     return pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH;

@@ -124,6 +124,10 @@ typedef struct {
 apr_status_t ue_metrics_create(ue_metrics_t **metrics, uint32_t seats,
                                apr_pool_t *p);
 
+/** Tells one layout of the shared memory from another: a build that has another
+ * one can't go on counting in it. */
+size_t ue_metrics_layout(void);
+
 /** Take a seat for this process. @locality child, at its start */
 ue_seat_t *ue_metrics_sit(ue_metrics_t *metrics);
 

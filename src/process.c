@@ -1,11 +1,9 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "process.h"
 
-#include <pthread.h>
+#include <errno.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <time.h>
 
 #include "ap_mpm.h"
 #include "http_core.h"
@@ -14,16 +12,16 @@
 #include "mpm_common.h"
 
 #include <apr_strings.h>
-#include <apr_thread_proc.h>
 
 #include "log.h"
 #include "proxy.h"
+#include "version.h"
 
 APLOG_USE_MODULE(usage_events);
 
-#define RETAINED "mod_usage_events"
 #define SEATS_MAX 2048
-#define WATCH_EVERY_NS 250000000L
+#define WATCH_EVERY apr_time_from_msec(250)
+#define WATCH_ENDS_WITHIN 2000 /* milliseconds */
 
 ue_process_t ue_process;
 
@@ -99,7 +97,7 @@ int ue_process_check_config(apr_pool_t *pconf, apr_pool_t *plog,
 }
 
 /** A pool that is never destroyed, with an allocator of its own. */
-static apr_pool_t *lasting_pool(const char *tag)
+static apr_pool_t *lasting_pool(void)
 {
     apr_allocator_t *allocator;
     apr_pool_t *pool = NULL;
@@ -108,20 +106,31 @@ static apr_pool_t *lasting_pool(const char *tag)
         && apr_pool_create_unmanaged_ex(&pool, NULL, allocator)
                == APR_SUCCESS) {
         apr_allocator_owner_set(allocator, pool);
-        apr_pool_tag(pool, tag);
     }
     return pool;
 }
 
-static retained_t *retained(void)
+/** The name under which our memory is kept: another build of the module, taken
+ * up by a graceful restart, must not read it as its own. */
+static const char *retained_key(apr_pool_t *p)
 {
-    retained_t *kept = ap_retained_data_get(RETAINED);
+    return apr_psprintf(p,
+                        "mod_usage_events " UE_VERSION " %" APR_SIZE_T_FMT
+                        " %" APR_SIZE_T_FMT " %" APR_SIZE_T_FMT,
+                        ue_metrics_layout(), ue_keystore_file.layout,
+                        sizeof(retained_t));
+}
+
+static retained_t *retained(apr_pool_t *ptemp)
+{
+    const char *key = retained_key(ptemp);
+    retained_t *kept = ap_retained_data_get(key);
 
     if (!kept) {
-        kept = ap_retained_data_create(RETAINED, sizeof(*kept));
+        kept = ap_retained_data_create(key, sizeof(*kept));
         /* Never destroyed: a cleanup would be called at an address where the
          * module is no longer loaded. */
-        kept->pool = lasting_pool("usage_events_retained");
+        kept->pool = lasting_pool();
         kept->stores = apr_array_make(kept->pool, 2, sizeof(kept_store_t));
     }
     return kept;
@@ -172,10 +181,26 @@ static ue_keystore_t *keep_store(retained_t *kept, const char *url,
     return new.store;
 }
 
+/** Remember that a store is in use: others that were kept may be from a module
+ * that is no longer loaded, and nobody calls them. */
+static void use_store(ue_keystore_t *store)
+{
+    int i;
+
+    for (i = 0; i < ue_process.stores->nelts; i++) {
+        if (APR_ARRAY_IDX(ue_process.stores, i, ue_keystore_t *) == store) {
+            return;
+        }
+    }
+    APR_ARRAY_PUSH(ue_process.stores, ue_keystore_t *) = store;
+}
+
 static int bind_stores(retained_t *kept, server_rec *main_server,
-                       apr_pool_t *ptemp)
+                       apr_pool_t *pconf, apr_pool_t *ptemp)
 {
     server_rec *s;
+
+    ue_process.stores = apr_array_make(pconf, 2, sizeof(ue_keystore_t *));
 
     for (s = main_server; s; s = s->next) {
         ue_conf_t *conf =
@@ -188,6 +213,7 @@ static int bind_stores(retained_t *kept, server_rec *main_server,
             if (!server->rule.store) {
                 return HTTP_INTERNAL_SERVER_ERROR;
             }
+            use_store(server->rule.store);
         }
     }
     return OK;
@@ -230,7 +256,7 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
         return OK;
     }
     log_to(s);
-    kept = retained();
+    kept = retained(ptemp);
     rv = make_metrics(kept);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s,
@@ -239,67 +265,55 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
     }
     ue_process.metrics = kept->metrics;
     ue_process.caches = ap_find_linked_module("mod_cache.c") != NULL;
-    result = bind_stores(kept, s, ptemp);
+    result = bind_stores(kept, s, pconf, ptemp);
     return result == OK ? open_sinks(ue_process.setup, s, pconf) : result;
 }
 
 /** The thread that watches the key stores. */
 static struct {
-    ue_keystore_t **stores;
-    int count;
     sem_t end;
-    _Atomic int ended;
+    _Atomic int running;
 } watch;
 
-static void *APR_THREAD_FUNC watch_stores(apr_thread_t *thread, void *unused)
+static void look_at(ue_keystore_t *store)
 {
-    struct timespec at;
+    apr_status_t rv = store->vtable->refresh(store);
 
-    pthread_setname_np(pthread_self(), "usage-keys");
+    if (!APR_STATUS_IS_EAGAIN(rv)) {
+        ue_metrics_add(ue_process.seat,
+                       rv == APR_SUCCESS ? UE_M_KEYSTORE_RELOADS
+                                         : UE_M_KEYSTORE_REFUSALS,
+                       1);
+    }
+}
+
+static void *watch_stores(void *data)
+{
+    const apr_array_header_t *stores = data;
+
     do {
         int i;
 
-        for (i = 0; i < watch.count; i++) {
-            ue_keystore_t *store = watch.stores[i];
-            apr_status_t rv = store->vtable->refresh(store);
-
-            if (!APR_STATUS_IS_EAGAIN(rv)) {
-                ue_metrics_add(ue_process.seat,
-                               rv == APR_SUCCESS ? UE_M_KEYSTORE_RELOADS
-                                                 : UE_M_KEYSTORE_REFUSALS,
-                               1);
-            }
+        for (i = 0; i < stores->nelts; i++) {
+            look_at(APR_ARRAY_IDX(stores, i, ue_keystore_t *));
         }
-        clock_gettime(CLOCK_MONOTONIC, &at);
-        at.tv_nsec += WATCH_EVERY_NS;
-        if (at.tv_nsec >= 1000000000L) {
-            at.tv_sec++;
-            at.tv_nsec -= 1000000000L;
-        }
-    } while (sem_clockwait(&watch.end, CLOCK_MONOTONIC, &at) != 0);
-    atomic_store(&watch.ended, 1);
+    } while (!ue_sem_wait(&watch.end, WATCH_EVERY));
+    atomic_store(&watch.running, 0);
     return NULL;
 }
 
-static apr_status_t start_watch(const retained_t *kept, apr_pool_t *pool)
+static apr_status_t start_watch(void)
 {
-    apr_thread_t *thread;
-    sigset_t all, before;
     apr_status_t rv;
-    int i;
 
-    watch.count = kept->stores->nelts;
-    watch.stores =
-        apr_palloc(pool, (size_t)watch.count * sizeof(*watch.stores));
-    for (i = 0; i < watch.count; i++) {
-        watch.stores[i] = APR_ARRAY_IDX(kept->stores, i, kept_store_t).store;
+    if (sem_init(&watch.end, 0, 0) != 0) {
+        return errno;
     }
-    sem_init(&watch.end, 0, 0);
-    /* Signals are for httpd's own threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rv = apr_thread_create(&thread, NULL, watch_stores, NULL, pool);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    atomic_store(&watch.running, 1);
+    rv = ue_thread_start("usage-keys", watch_stores, ue_process.stores);
+    if (rv != APR_SUCCESS) {
+        atomic_store(&watch.running, 0);
+    }
     return rv;
 }
 
@@ -316,7 +330,8 @@ static apr_status_t child_exit(void *unused)
         ue_producer_close(ue_process.producers[i]);
     }
     ue_metrics_leave(ue_process.seat);
-    for (i = 0; i < 200 && watch.count && !atomic_load(&watch.ended); i++) {
+    /* It may be reading a large file just now. */
+    for (i = 0; i < WATCH_ENDS_WITHIN && atomic_load(&watch.running); i++) {
         apr_sleep(apr_time_from_msec(1));
     }
     return APR_SUCCESS;
@@ -352,13 +367,13 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     log_to(s);
-    pool = lasting_pool("usage_events_child");
+    pool = lasting_pool();
     rv = pool ? start_child(pool) : APR_ENOMEM;
     if (rv == APR_SUCCESS) {
         /* A plain cleanup: mod_http2 joins its threads in a pre-cleanup. */
         apr_pool_cleanup_register(pchild, NULL, child_exit,
                                   apr_pool_cleanup_null);
-        rv = start_watch(ap_retained_data_get(RETAINED), pool);
+        rv = start_watch();
     }
     if (rv != APR_SUCCESS) {
         /* A child that can't meter must not serve. */

@@ -7,7 +7,8 @@
  *
  * The parent maps the counters once and keeps them, and the key stores, over
  * graceful restarts (ap_retained_data_*: the module itself is unloaded in
- * between, so what is kept holds no pointer into it). It opens event files anew
+ * between, so what is kept holds no pointer into it, and another build of the
+ * module begins anew). It opens event files anew
  * each time. Each child takes a seat among the counters, seeds its request ids,
  * and starts its producers and a thread that watches the key stores.
  *
@@ -18,8 +19,9 @@
 
 typedef struct {
     ue_setup_t *setup;
-    ue_metrics_t *metrics; /**< NULL where UsageEvents is On nowhere */
-    int caches;            /**< mod_cache is there, and to be kept off */
+    apr_array_header_t *stores; /**< ue_keystore_t *, those in use */
+    ue_metrics_t *metrics;      /**< NULL where UsageEvents is On nowhere */
+    int caches;                 /**< mod_cache is there, and to be kept off */
     /* of this child; NULL and none in the parent */
     ue_seat_t *seat;
     ue_uuidgen_t request_ids;

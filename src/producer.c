@@ -2,8 +2,7 @@
 #include "producer_int.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <time.h>
+#include <stdio.h>
 
 #define WARN_EVERY apr_time_from_sec(1)
 #define LOOK_EVERY apr_time_from_msec(1)
@@ -12,42 +11,11 @@
  * (ap_reclaim_child_processes), and no cleanup runs then. */
 #define LAST_CALL_AFTER apr_time_from_sec(8)
 
-apr_time_t ue_monotonic(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return apr_time_from_sec(now.tv_sec) + now.tv_nsec / 1000;
-}
-
 void ue_producer_wake(ue_producer_t *p)
 {
     if (atomic_exchange(&p->asleep, 0)) {
         sem_post(&p->wake);
     }
-}
-
-/** A signal is for httpd's own threads: its handler would end this child from
- * inside the worker, which would then wait for itself. Nobody joins the worker,
- * so it is detached. */
-static apr_status_t start_worker(ue_producer_t *p, apr_pool_t *pool)
-{
-    apr_threadattr_t *attr;
-    apr_thread_t *thread;
-    sigset_t all, before;
-    apr_status_t rv = apr_threadattr_create(&attr, pool);
-
-    if (rv == APR_SUCCESS) {
-        rv = apr_threadattr_detach_set(attr, 1);
-    }
-    if (rv != APR_SUCCESS) {
-        return rv;
-    }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rv = apr_thread_create(&thread, attr, ue_producer_work, p, pool);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rv;
 }
 
 apr_status_t ue_producer_create(ue_producer_t **producer,
@@ -82,7 +50,7 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
         rv = ue_producer_start_lanes(p, sinks, count, pool);
     }
     if (rv == APR_SUCCESS) {
-        rv = start_worker(p, pool);
+        rv = ue_thread_start("usage-producer", ue_producer_work, p);
     }
     if (rv == APR_SUCCESS) {
         ue_log(UE_LOG_INFO, APR_SUCCESS,
@@ -96,29 +64,24 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
     return rv;
 }
 
-static void drop(ue_producer_t *p, const ue_uuid_t *organization_id,
-                 ue_loss_t cause)
+/** Count an event that had no room, and say so, not for each of them. */
+static void drop(ue_producer_t *p, const ue_uuid_t *organization_id)
 {
     char id[UE_UUID_LEN + 1];
+    char more[64] = "";
     uint32_t held;
 
-    ue_metrics_lose(p->metrics, p->seat, organization_id, cause, 1);
+    ue_metrics_lose(p->metrics, p->seat, organization_id, UE_LOST_OVERFLOW, 1);
     if (!ue_log_limit_pass(&p->full, ue_monotonic(), WARN_EVERY, &held)) {
         return;
     }
-    ue_uuid_format(organization_id, id);
     if (held) {
-        ue_log(UE_LOG_WARNING, APR_SUCCESS,
-               "[EventProducer] WARNING: Buffer full, dropping event for org: "
-               "%s (and %u more since the last such line)",
-               id, held);
+        snprintf(more, sizeof(more), " (and %u more since the last such line)",
+                 held);
     }
-    else {
-        ue_log(UE_LOG_WARNING, APR_SUCCESS,
-               "[EventProducer] WARNING: Buffer full, dropping event for org: "
-               "%s",
-               id);
-    }
+    ue_log(UE_LOG_WARNING, APR_SUCCESS,
+           "[EventProducer] WARNING: Buffer full, dropping event for org: %s%s",
+           ue_uuid_format(organization_id, id), more);
 }
 
 static int queue_is_full(const ue_producer_t *p)
@@ -133,16 +96,23 @@ apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
     apr_status_t rv = APR_EAGAIN;
 
     *ref = 0;
+    /* Counted before there is a slot that somebody else could deliver. */
+    ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, 1);
     if (overflow == UE_OVERFLOW_DROP || !queue_is_full(p)) {
         rv = ue_journal_admit(p->journal, a, ref);
     }
-    if (rv == APR_SUCCESS || overflow == UE_OVERFLOW_DROP) {
-        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, 1);
-    }
     if (rv != APR_SUCCESS && overflow == UE_OVERFLOW_DROP) {
-        drop(p, &a->organization_id, UE_LOST_OVERFLOW);
+        drop(p, &a->organization_id);
+    }
+    else if (rv != APR_SUCCESS) {
+        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, (uint64_t)-1);
     }
     return rv;
+}
+
+int ue_producer_has_room(const ue_producer_t *p)
+{
+    return !queue_is_full(p) && !ue_journal_is_full(p->journal);
 }
 
 /** Take a completed slot back from a queue that will not be read or had no
@@ -154,7 +124,13 @@ static apr_status_t lose_slot(ue_producer_t *p, ue_slot_ref_t ref,
                            1u << UE_SLOT_COMPLETE | 1u << UE_SLOT_STRANDED)) {
         return APR_SUCCESS;
     }
-    drop(p, ue_journal_organization(p->journal, ref), cause);
+    if (cause == UE_LOST_OVERFLOW) {
+        drop(p, ue_journal_organization(p->journal, ref));
+    }
+    else {
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref), cause, 1);
+    }
     ue_journal_release(p->journal, ref);
     atomic_fetch_add(&p->settled, 1);
     return APR_EAGAIN;
@@ -216,20 +192,23 @@ static void raise_stage(ue_producer_t *p, stage_t to)
     sem_post(&p->wake);
 }
 
-static void set_deadline(ue_producer_t *p)
+static void set_deadline(ue_producer_t *p, apr_interval_time_t how_long)
 {
     apr_time_t none = 0;
 
     atomic_compare_exchange_strong(&p->deadline, &none,
-                                   ue_monotonic() + p->config.drain_timeout);
+                                   ue_monotonic() + how_long);
 }
 
 void ue_producer_stopping(ue_producer_t *p, int urgent)
 {
     if (urgent) {
+        apr_interval_time_t how_long = p->config.drain_timeout;
         apr_time_t none = 0;
 
-        set_deadline(p);
+        /* Killed while it still hopes, a child could name no loss. */
+        set_deadline(p,
+                     how_long < LAST_CALL_AFTER ? how_long : LAST_CALL_AFTER);
         atomic_compare_exchange_strong(&p->last_call, &none,
                                        ue_monotonic() + LAST_CALL_AFTER);
     }
@@ -287,7 +266,7 @@ apr_status_t ue_producer_close(ue_producer_t *p)
 
     ue_log(UE_LOG_INFO, APR_SUCCESS,
            "[EventProducer] Flushing pending events...");
-    set_deadline(p);
+    set_deadline(p, p->config.drain_timeout);
     raise_stage(p, STAGE_CLOSING);
     await_worker(p, atomic_load(&p->deadline));
     atomic_store(&p->stage, STAGE_CLOSED);

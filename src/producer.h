@@ -42,6 +42,7 @@
 #include "journal.h"
 #include "metrics.h"
 #include "sink.h"
+#include "thread.h"
 
 #define UE_PRODUCER_SINKS 2 /**< a file and Kafka */
 
@@ -86,6 +87,12 @@ apr_status_t ue_producer_admit(ue_producer_t *producer, const ue_admission_t *a,
                                ue_overflow_t overflow, ue_slot_ref_t *ref);
 
 /**
+ * Would a request be admitted with UE_OVERFLOW_REFUSE? A moment's truth.
+ * @locality request threads; takes no lock
+ */
+int ue_producer_has_room(const ue_producer_t *producer);
+
+/**
  * Complete the record of a request and send it on its way.
  * @return   APR_SUCCESS; APR_EAGAIN if it was dropped for want of room, which
  *           has been counted; APR_EBUSY if it was recorded before
@@ -99,7 +106,6 @@ apr_status_t ue_producer_record(ue_producer_t *producer, ue_slot_ref_t ref,
  * The child begins to stop: send what waits, without waiting for full batches.
  * Recording goes on. May be called twice, and inside a signal handler.
  * @param urgent the child will be killed if it takes long: the drain timeout
- *               runs from now, not from ue_producer_close()
  *               runs from now, not from ue_producer_close(), and what is still
  *               open just before the kill is recorded as interrupted
  */
@@ -120,8 +126,5 @@ apr_status_t ue_producer_flush(ue_producer_t *producer, apr_time_t deadline);
  * @locality one thread, once; also inside prefork's signal handler
  */
 apr_status_t ue_producer_close(ue_producer_t *producer);
-
-/** Microseconds of a clock that never steps. */
-apr_time_t ue_monotonic(void);
 
 #endif /* UE_PRODUCER_H */

@@ -7,12 +7,10 @@
  * request threads and by whoever closes; producer_worker.c is the worker, and
  * the drain that the closing thread runs where the worker can't.
  */
-#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 
 #include <apr_queue.h>
-#include <apr_thread_proc.h>
 
 #include "log.h"
 #include "producer.h"
@@ -68,6 +66,7 @@ struct ue_producer_t {
     _Atomic int worker_done;
     _Atomic apr_time_t deadline;  /* monotonic, 0: not set yet */
     _Atomic apr_time_t last_call; /* monotonic, 0: nobody will kill us */
+    int32_t shown;                /* our part of the gauge of queued events */
     ue_log_limit_t full;
 
     lane_t lanes[UE_PRODUCER_SINKS];
@@ -81,14 +80,15 @@ struct ue_producer_t {
 
 #define UE_BATCH_EVENTS 10000
 #define UE_BATCH_BYTES (512 * 1024)
-#define UE_PENDING_REFUSED 0x80
+#define UE_PENDING_REFUSED 0x80     /* a sink refused it */
+#define UE_PENDING_INTERRUPTED 0x40 /* its request was never logged */
 
 /** Make the lanes and start their sinks. @locality child, before the worker */
 apr_status_t ue_producer_start_lanes(ue_producer_t *p, ue_sink_t *const *sinks,
                                      int count, apr_pool_t *pool);
 
 /** The worker's main function. */
-void *APR_THREAD_FUNC ue_producer_work(apr_thread_t *thread, void *producer);
+void *ue_producer_work(void *producer);
 
 /**
  * Record what was admitted and never logged, and deliver all that is left,

@@ -1,17 +1,39 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "producer_int.h"
 
-#include <string.h>
-#include <time.h>
-
 #define POP_AT_ONCE 64
 #define SLEEP_AFTER apr_time_from_sec(2)
 #define NAP apr_time_from_sec(1)
 #define RETRY_AFTER apr_time_from_msec(250)
+#define NAMES_MAX 100 /* organizations that are named in the log at the end */
+#define LANE_BITS ((1 << UE_PRODUCER_SINKS) - 1)
 
 static uint32_t as_ms(apr_time_t monotonic)
 {
     return (uint32_t)apr_time_as_msec(monotonic);
+}
+
+/** An event has left all sinks: count it, and give its slot back. */
+static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
+{
+    if (marks & UE_PENDING_REFUSED) {
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref),
+                        UE_LOST_REJECTED, 1);
+    }
+    else {
+        ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
+    }
+    if (!marks) {
+        ue_metrics_latency(p->seat,
+                           p->wall - ue_journal_ended(p->journal, ref));
+    }
+    /* The thread of an interrupted request may still come to complete its slot.
+     * It must not find another request's there. The child ends soon. */
+    if (!(marks & UE_PENDING_INTERRUPTED)) {
+        ue_journal_release(p->journal, ref);
+    }
+    atomic_fetch_add(&p->settled, 1);
 }
 
 /** A sink says what became of a record. @locality worker */
@@ -30,23 +52,11 @@ static void report(void *baton, ue_slot_ref_t ref, apr_status_t rv)
     }
     *pending &= (uint8_t)~lane->bit;
     /* Who closes may have written it off, if we hung for too long. */
-    if ((*pending & ~UE_PENDING_REFUSED)
-        || !ue_journal_settle(p->journal, ref, 1u << UE_SLOT_LISTED)) {
-        return;
+    if (!(*pending & LANE_BITS)
+        && ue_journal_settle(p->journal, ref, 1u << UE_SLOT_LISTED)) {
+        count_settled(p, ref, *pending);
+        *pending = 0;
     }
-    if (*pending & UE_PENDING_REFUSED) {
-        ue_metrics_lose(p->metrics, p->seat,
-                        ue_journal_organization(p->journal, ref),
-                        UE_LOST_REJECTED, 1);
-    }
-    else {
-        ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
-        ue_metrics_latency(p->seat,
-                           p->wall - ue_journal_ended(p->journal, ref));
-    }
-    *pending = 0;
-    ue_journal_release(p->journal, ref);
-    atomic_fetch_add(&p->settled, 1);
 }
 
 apr_status_t ue_producer_start_lanes(ue_producer_t *p, ue_sink_t *const *sinks,
@@ -91,9 +101,14 @@ static int pop_all(ue_producer_t *p, apr_time_t now)
 {
     int32_t left = atomic_load(&p->queued);
 
-    ue_metrics_set(p->seat, UE_M_QUEUE_EVENTS, (uint64_t)(left > 0 ? left : 0));
-    ue_metrics_set(p->seat, UE_M_QUEUE_EVENTS_MAX,
-                   (uint64_t)(left > 0 ? left : 0));
+    if (left < 0) {
+        left = 0;
+    }
+    /* The child's other producers add theirs to the same gauge. */
+    ue_metrics_add(p->seat, UE_M_QUEUE_EVENTS,
+                   (uint64_t)(int64_t)(left - p->shown));
+    p->shown = left;
+    ue_metrics_set(p->seat, UE_M_QUEUE_EVENTS_MAX, (uint64_t)left);
     while (left > 0 && atomic_load(&p->stage) < STAGE_CLOSING) {
         ue_slot_ref_t refs[POP_AT_ONCE];
         int at = WORKER_POPPING;
@@ -231,16 +246,6 @@ static uint32_t waiting(const ue_producer_t *p)
     return n;
 }
 
-static void wait_for(ue_producer_t *p, apr_interval_time_t how_long)
-{
-    apr_time_t until = ue_monotonic() + how_long;
-    struct timespec at;
-
-    at.tv_sec = apr_time_sec(until);
-    at.tv_nsec = apr_time_usec(until) * 1000;
-    sem_clockwait(&p->wake, CLOCK_MONOTONIC, &at);
-}
-
 /** Wait for the next tick, or longer if there has been nothing to do. */
 static void rest(ue_producer_t *p, apr_time_t now, apr_time_t *busy)
 {
@@ -249,12 +254,12 @@ static void rest(ue_producer_t *p, apr_time_t now, apr_time_t *busy)
         *busy = now;
     }
     if (now - *busy < SLEEP_AFTER + 2 * p->config.flush_interval) {
-        wait_for(p, p->tick);
+        ue_sem_wait(&p->wake, p->tick);
         return;
     }
     atomic_store(&p->asleep, 1);
     if (atomic_load(&p->queued) == 0 && atomic_load(&p->stranded) == 0) {
-        wait_for(p, NAP);
+        ue_sem_wait(&p->wake, NAP);
     }
     atomic_store(&p->asleep, 0);
 }
@@ -294,6 +299,7 @@ static void interrupt_open(ue_producer_t *p, apr_time_t now)
             ue_metrics_add(p->seat, UE_M_EVENTS_INTERRUPTED, 1);
             atomic_fetch_add(&p->recorded, 1);
             list(p, ref, now);
+            p->pending[ref - 1] |= UE_PENDING_INTERRUPTED;
         }
     }
 }
@@ -330,40 +336,73 @@ void ue_producer_drain(ue_producer_t *p)
     }
 }
 
+/** Losses of one organization, for the log. */
+typedef struct {
+    ue_uuid_t organization_id;
+    uint32_t count;
+} named_t;
+
+static void name_loss(named_t *named, int *names, const ue_uuid_t *id)
+{
+    int i = 0;
+
+    while (i < *names && !ue_uuid_equal(&named[i].organization_id, id)) {
+        i++;
+    }
+    if (i == *names && *names < NAMES_MAX) {
+        named[(*names)++].organization_id = *id;
+    }
+    if (i < *names) {
+        named[i].count++;
+    }
+}
+
+static void log_losses(const named_t *named, int names)
+{
+    char id[UE_UUID_LEN + 1];
+    int i;
+
+    for (i = 0; i < names; i++) {
+        ue_log(UE_LOG_ERR, APR_SUCCESS,
+               "UE0202: producer: lost at the child's end: %u events of "
+               "organization %s",
+               named[i].count, ue_uuid_format(&named[i].organization_id, id));
+    }
+}
+
 uint64_t ue_producer_write_off(ue_producer_t *p)
 {
+    named_t named[NAMES_MAX] = {0};
     uint64_t lost = 0;
     ue_slot_ref_t ref;
+    int names = 0;
 
     for (ref = 1; ref <= p->config.slots; ref++) {
         ue_slot_state_t state = ue_journal_state(p->journal, ref);
-        ue_loss_t cause = UE_LOST_SHUTDOWN;
+        const ue_uuid_t *id = ue_journal_organization(p->journal, ref);
 
-        if (state == UE_SLOT_FREE || state == UE_SLOT_FURTHER) {
-            continue;
-        }
-        if (state == UE_SLOT_COMPLETING) {
-            cause = UE_LOST_TORN;
-        }
         /* A slot that its thread completed just now is that thread's to
          * count. */
-        if (!ue_journal_settle(p->journal, ref, 1u << state)) {
+        if (state == UE_SLOT_FREE || state == UE_SLOT_FURTHER
+            || !ue_journal_settle(p->journal, ref, 1u << state)) {
             continue;
         }
-        ue_metrics_lose(p->metrics, p->seat,
-                        ue_journal_organization(p->journal, ref), cause, 1);
+        ue_metrics_lose(
+            p->metrics, p->seat, id,
+            state == UE_SLOT_COMPLETING ? UE_LOST_TORN : UE_LOST_SHUTDOWN, 1);
+        name_loss(named, &names, id);
         lost++;
     }
+    log_losses(named, names);
     return lost;
 }
 
-void *APR_THREAD_FUNC ue_producer_work(apr_thread_t *thread, void *producer)
+void *ue_producer_work(void *producer)
 {
     ue_producer_t *p = producer;
     apr_time_t now = ue_monotonic();
     apr_time_t busy = now;
 
-    pthread_setname_np(pthread_self(), "usage-producer");
     while (atomic_load(&p->stage) < STAGE_CLOSING) {
         if (!pop_all(p, now)) {
             return NULL;

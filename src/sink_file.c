@@ -5,30 +5,34 @@
  *
  * All children append through the one description that the parent opened, and
  * flock() doesn't keep them from each other: its locks belong to the
- * description that they share. So a write happens under three locks: a
- * flag, among the threads of this process (virtual hosts with settings of their
- * own have workers of their own); fcntl()'s, which belong to the process, among
- * the children; and flock()'s, for everyone outside. None is waited for: a
- * stopped process must not stop the others' workers, which have a deadline at
- * the end.
+ * description that they share. So a write happens under three locks: a flag,
+ * among the threads of this process (virtual hosts with settings of their own
+ * have workers of their own); fcntl()'s, which belong to the process, among the
+ * children; and flock()'s, for everyone outside. None is waited for: a stopped
+ * process must not stop the others' workers, which have a deadline at the end.
+ *
+ * A disk may take half a second to sync, in which nobody would empty the queue,
+ * so a thread beside the worker does that.
  */
 #include "sink.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
-#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <apr_strings.h>
 
 #include "log.h"
-#include "producer.h"
+#include "thread.h"
 
 #define LOCK_TRIES 5
-#define LOCK_PAUSE 200 /* microseconds */
+#define LOCK_PAUSE 200                     /* microseconds */
+#define SYNC_GRACE apr_time_from_msec(100) /* to end, beyond a deadline */
+#define LOCKED_OUT_AFTER apr_time_from_sec(5)
 #define LOG_EVERY apr_time_from_sec(30)
 
 typedef struct {
@@ -36,25 +40,84 @@ typedef struct {
     const char *path;
     int fd;
     apr_interval_time_t interval;
+    /* the worker's */
     ue_sink_report_fn *report;
     void *baton;
-    apr_time_t sync_at; /* monotonic; 0: nothing to sync */
-    int broken;         /* the last write failed */
+    int broken;              /* the last write failed */
+    apr_time_t locked_since; /* monotonic; 0: the last lock was to be had */
     ue_log_limit_t failing;
+    /* the syncing thread's */
+    _Atomic int dirty;
+    _Atomic int ending;
+    _Atomic int running;
+    sem_t wake;
 } file_t;
+
+/* Among the threads of this process; its record locks are one. */
+static atomic_flag writing = ATOMIC_FLAG_INIT;
+
+static apr_status_t sync_now(file_t *file)
+{
+    if (atomic_exchange(&file->dirty, 0) && fdatasync(file->fd) != 0) {
+        apr_status_t rv = errno;
+
+        ue_log(UE_LOG_ERR, rv,
+               "UE0304: event file: %s: cannot be synced; events written "
+               "since the last sync may not outlive a power failure",
+               file->path);
+        return rv;
+    }
+    return APR_SUCCESS;
+}
+
+static void *keep_synced(void *data)
+{
+    file_t *file = data;
+
+    while (!atomic_load(&file->ending)) {
+        ue_sem_wait(&file->wake, file->interval);
+        sync_now(file);
+    }
+    atomic_store(&file->running, 0);
+    return NULL;
+}
+
+/** @return APR_TIMEUP if it is still in a sync */
+static apr_status_t end_syncing(file_t *file, apr_time_t deadline)
+{
+    if (!atomic_load(&file->running)) {
+        return APR_SUCCESS;
+    }
+    atomic_store(&file->ending, 1);
+    sem_post(&file->wake);
+    while (atomic_load(&file->running)) {
+        apr_sleep(LOCK_PAUSE);
+        if (ue_monotonic() >= deadline + SYNC_GRACE) {
+            return APR_TIMEUP;
+        }
+    }
+    return APR_SUCCESS;
+}
 
 static apr_status_t start(ue_sink_t *sink, ue_sink_report_fn *report,
                           void *baton)
 {
     file_t *file = (file_t *)sink;
+    apr_status_t rv;
 
     file->report = report;
     file->baton = baton;
-    return APR_SUCCESS;
+    atomic_store(&file->ending, 0);
+    if (sem_init(&file->wake, 0, 0) != 0) {
+        return errno;
+    }
+    atomic_store(&file->running, 1);
+    rv = ue_thread_start("usage-sync", keep_synced, file);
+    if (rv != APR_SUCCESS) {
+        atomic_store(&file->running, 0);
+    }
+    return rv;
 }
-
-/* Among the threads of this process; its record locks are one. */
-static atomic_flag writing = ATOMIC_FLAG_INIT;
 
 static void unlock(const file_t *file)
 {
@@ -105,31 +168,47 @@ static apr_status_t lock(const file_t *file)
     return rv;
 }
 
-/** Append all of it, or leave the file as it was. */
+/** Does the file end inside a line, which a killed writer or a power failure
+ * has left? Whatever followed would be part of that line. */
+static int ends_torn(const file_t *file, off_t size)
+{
+    char last;
+
+    return size > 0 && pread(file->fd, &last, 1, size - 1) == 1 && last != '\n';
+}
+
+/** Append all of it, or leave the file as it was. The file is locked. */
 static apr_status_t append(const file_t *file, const char *buf, size_t len)
 {
-    apr_status_t rv = lock(file);
-    off_t before;
+    off_t before = lseek(file->fd, 0, SEEK_END);
+    struct iovec parts[2] = {{(void *)(uintptr_t) "\n", 0},
+                             {(void *)(uintptr_t)buf, len}};
     ssize_t n;
 
-    if (rv != APR_SUCCESS) {
-        return rv;
+    if (before < 0) {
+        return errno;
     }
-    before = lseek(file->fd, 0, SEEK_END);
-    n = before < 0 ? -1 : write(file->fd, buf, len);
+    if (ends_torn(file, before)) {
+        parts[0].iov_len = 1;
+        ue_log(UE_LOG_WARNING, APR_SUCCESS,
+               "UE0305: event file: %s: ended inside a line, which is left "
+               "as it is; events go on behind it",
+               file->path);
+    }
+    n = writev(file->fd, parts, 2);
     if (n < 0) {
-        rv = errno;
+        return errno;
     }
-    else if ((size_t)n < len) {
-        rv = APR_ENOSPC; /* what a short write to a file means */
-        if (ftruncate(file->fd, before) != 0) {
-            ue_log(UE_LOG_ERR, errno,
-                   "UE0301: event file: %s: a torn line is left in it",
-                   file->path);
-        }
+    if ((size_t)n == parts[0].iov_len + len) {
+        return APR_SUCCESS;
     }
-    unlock(file);
-    return rv;
+    if (ftruncate(file->fd, before) != 0) {
+        ue_log(UE_LOG_ERR, errno,
+               "UE0301: event file: %s: a torn line is left in it; its "
+               "events are written again",
+               file->path);
+    }
+    return APR_ENOSPC; /* what a short write to a file means */
 }
 
 static void note_result(file_t *file, apr_status_t rv, size_t count)
@@ -144,11 +223,24 @@ static void note_result(file_t *file, apr_status_t rv, size_t count)
              && ue_log_limit_pass(&file->failing, ue_monotonic(), LOG_EVERY,
                                   &held)) {
         ue_log(UE_LOG_ERR, rv,
-               "UE0302: event file: %s: cannot be written; a batch of %u "
+               "UE0302: event file: %s: cannot be written%s; a batch of %u "
                "events waits and is tried again",
-               file->path, (unsigned)count);
+               file->path,
+               rv == APR_EBUSY ? ", since somebody keeps it locked" : "",
+               (unsigned)count);
     }
     file->broken = rv != APR_SUCCESS;
+}
+
+/** Is the file locked for longer than any of us would? */
+static apr_status_t locked_out(file_t *file)
+{
+    apr_time_t now = ue_monotonic();
+
+    if (!file->locked_since) {
+        file->locked_since = now;
+    }
+    return now - file->locked_since < LOCKED_OUT_AFTER ? APR_EAGAIN : APR_EBUSY;
 }
 
 static apr_status_t submit(ue_sink_t *sink, const ue_sink_record_t *records,
@@ -157,56 +249,45 @@ static apr_status_t submit(ue_sink_t *sink, const ue_sink_record_t *records,
     file_t *file = (file_t *)sink;
     const char *from = records[0].json;
     const char *to = records[count - 1].json + records[count - 1].len + 1;
-    apr_status_t rv = append(file, from, (size_t)(to - from));
+    apr_status_t rv = lock(file);
     size_t i;
 
     *taken = 0;
     if (APR_STATUS_IS_EAGAIN(rv)) {
-        return rv;
+        rv = locked_out(file);
+        if (APR_STATUS_IS_EAGAIN(rv)) {
+            return rv;
+        }
+    }
+    else if (rv == APR_SUCCESS) {
+        file->locked_since = 0;
+        rv = append(file, from, (size_t)(to - from));
+        unlock(file);
     }
     note_result(file, rv, count);
     if (rv != APR_SUCCESS) {
         return rv;
     }
     *taken = count;
-    if (!file->sync_at) {
-        file->sync_at = ue_monotonic() + file->interval;
-    }
+    atomic_store(&file->dirty, 1);
     for (i = 0; i < count; i++) {
         file->report(file->baton, records[i].ref, APR_SUCCESS);
     }
     return APR_SUCCESS;
 }
 
-static apr_status_t sync_now(file_t *file)
-{
-    file->sync_at = 0;
-    if (fdatasync(file->fd) != 0) {
-        apr_status_t rv = errno;
-
-        ue_log(UE_LOG_ERR, rv,
-               "UE0304: event file: %s: cannot be synced; events written "
-               "since the last sync may not outlive a power failure",
-               file->path);
-        return rv;
-    }
-    return APR_SUCCESS;
-}
-
 static void poll_file(ue_sink_t *sink, apr_time_t now)
 {
-    file_t *file = (file_t *)sink;
-
-    if (file->sync_at && now >= file->sync_at) {
-        sync_now(file);
-    }
+    /* Everything was reported when it was written. */
 }
 
 static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
 {
     file_t *file = (file_t *)sink;
+    apr_status_t rv = sync_now(file);
+    apr_status_t ended = end_syncing(file, deadline);
 
-    return file->sync_at ? sync_now(file) : APR_SUCCESS;
+    return rv != APR_SUCCESS ? rv : ended;
 }
 
 static const ue_sink_vtable_t file_vtable = {"file", start, submit, poll_file,
@@ -214,7 +295,10 @@ static const ue_sink_vtable_t file_vtable = {"file", start, submit, poll_file,
 
 static apr_status_t close_file(void *data)
 {
-    close(((file_t *)data)->fd);
+    file_t *file = data;
+
+    end_syncing(file, ue_monotonic());
+    close(file->fd);
     return APR_SUCCESS;
 }
 
@@ -227,9 +311,10 @@ apr_status_t ue_sink_file_open(ue_sink_t **sink, const char *path,
     file->base.vtable = &file_vtable;
     file->path = apr_pstrdup(p, path);
     file->interval = interval;
-    /* Non-blocking for the open alone: a FIFO without a reader would hang. */
-    file->fd = open(
-        path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
+    /* Read is for how it ends. Non-blocking is for the open alone: a FIFO
+     * without a reader would hang. */
+    file->fd =
+        open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
     if (file->fd < 0) {
         return errno;
     }

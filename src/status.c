@@ -3,6 +3,7 @@
 
 #include "http_core.h"
 #include "http_protocol.h"
+#include "http_request.h"
 
 #include <apr_strings.h>
 
@@ -274,7 +275,7 @@ int ue_status_handler(request_rec *r)
         return DECLINED;
     }
     if (r->method_number != M_GET) {
-        r->allowed |= AP_METHOD_BIT << M_GET;
+        ap_allow_standard_methods(r, REPLACE_ALLOW, M_GET, -1);
         return HTTP_METHOD_NOT_ALLOWED;
     }
     if (!ue_process.metrics) {

@@ -22,8 +22,8 @@ SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # What of the integration tests make test runs a second time, with ASan.
 ASAN_PART ?= t/integration/test_1*.py t/integration/test_3*.py
 
-.PHONY: deps deps-demo deps-test deps-bench demo test unit valgrind tsan asan \
-        asan-build asan-unit asan-integration integration fuzz fuzz-build \
+.PHONY: deps deps-demo deps-test deps-bench demo test unit valgrind tsan \
+        tsan-unit run-fuzz asan asan-build asan-unit asan-integration integration fuzz fuzz-build \
         guard lint bench test-faults
 
 deps:
@@ -51,12 +51,14 @@ valgrind: $(UNIT)
 	$(call run_units,$(UNIT),valgrind -q --error-exitcode=99 \
 	  --leak-check=full --errors-for-leak-kinds=definite)
 
-# TSan of gcc 12 wants its address space where it expects it.
+# TSan of gcc 12 wants its address space where it expects it, and gives up on
+# tests that fork unless it is told not to.
 tsan:
 	$(MAKE) B=build/tsan FLAVOUR=-fsanitize=thread tsan-unit
 tsan-unit: $(UNIT)
 	$(call run_units,$(UNIT),\
-	  TSAN_OPTIONS=halt_on_error=1 setarch -R)
+	  TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 \
+	  suppressions=$(CURDIR)/t/tsan.supp" setarch -R)
 
 run_pytest = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=t/guard \
 	$(PYTHON) -m pytest -p no_skips -p no:cacheprovider -q -n $(JOBS)

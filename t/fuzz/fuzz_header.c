@@ -1,83 +1,200 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
-
-/* Credential headers: two values, split at the first line feed, decided with a
- * store that knows one key and never has what it is asked for recalled. */
+/**
+ * Any credentials: the first line is what Authorization holds, the second what
+ * the key header does; a line of a single "-" is a header that isn't there.
+ * They go through a whole decision, over a store that knows some keys.
+ */
 #include "fuzz.h"
+
+#include <ctype.h>
+#include <strings.h>
 
 #include "decision.h"
 
-#define KNOWN "sk_test_123"
+#define NOW INT64_C(1790000000000000)
 
-static int asked;
-
-static apr_status_t recall(ue_keystore_t *store, const char *key, size_t len,
-                           ue_keyrecord_t *record)
-{
-    MUST(len <= UE_APIKEY_MAX);
-    return APR_NOTFOUND;
-}
-
-static apr_status_t lookup(ue_keystore_t *store, const char *key, size_t len,
-                           ue_keyrecord_t *record)
-{
-    asked++;
-    MUST(len > 0 && len <= UE_APIKEY_MAX && !memchr(key, ' ', len));
-    memset(record, 0, sizeof(*record));
-    return len == strlen(KNOWN) && !memcmp(key, KNOWN, len) ? APR_SUCCESS
-                                                            : APR_NOTFOUND;
-}
-
-static const ue_keystore_vtable_t vtable = {
-    .scheme = "fuzz", .recall = recall, .lookup = lookup};
-
-static void check(const char *authorization, const char *header, int required)
-{
-    ue_keystore_t store = {&vtable};
-    ue_keyrule_t rule = {&store, required};
-    ue_decision_t decision;
-    const ue_problem_t *problem;
-    const char *key;
+typedef struct {
+    ue_keystore_t base;
+    const char *key; /* what was found in the headers */
     size_t len;
-    int how;
+    int recalls;
+    int lookups;
+} fake_t;
 
-    asked = 0;
-    ue_decide(&decision, &rule, authorization, header, 1, &how);
-    problem = ue_problem(decision.verdict);
-    switch (ue_apikey_find(authorization, header, &key, &len)) {
-    case UE_CRED_NONE:
-        MUST(decision.verdict == (required ? UE_NO_KEY : UE_ANONYMOUS));
-        break;
-    case UE_CRED_TWO:
-        MUST(decision.verdict == UE_TWO_KEYS);
-        break;
-    case UE_CRED_ONE:
-        /* The key lies in one of the values. */
-        MUST((header && key >= header && key + len <= header + strlen(header))
-             || (authorization && key >= authorization
-                 && key + len <= authorization + strlen(authorization)));
-        MUST((decision.verdict == UE_ALLOW)
-             == (len == strlen(KNOWN) && !memcmp(key, KNOWN, len)));
-        break;
+/* What becomes of a key is in its first letter. */
+static apr_status_t answer(fake_t *fake, const char *key, size_t len,
+                           ue_keyrecord_t *record)
+{
+    CHECK(key == fake->key && len == fake->len);
+    CHECK(len <= UE_APIKEY_MAX);
+    memset(record, 0, sizeof(*record));
+    record->organization_id.b[0] = 1;
+    record->revoked = len > 0 && key[0] == 'r';
+    record->expires = len > 0 && key[0] == 'e' ? NOW : 0;
+    if (len == 0 || key[0] == 'u') {
+        return APR_NOTFOUND;
     }
-    if (authorization && strchr(authorization, ',')) {
-        MUST(decision.verdict == UE_TWO_KEYS);
+    return key[0] == 'b' ? APR_EGENERAL : APR_SUCCESS;
+}
+
+static apr_status_t fake_recall(ue_keystore_t *store, const char *key,
+                                size_t len, ue_keyrecord_t *record)
+{
+    fake_t *fake = (fake_t *)store;
+
+    fake->recalls++;
+    /* what it recalls was found before, so it passed the checks */
+    if (len == 0 || key[len - 1] != 'c'
+        || ue_apikey_form(key, len) != UE_KEY_LOOKUP
+        || answer(fake, key, len, record) != APR_SUCCESS) {
+        return APR_NOTFOUND;
     }
-    MUST((decision.verdict == UE_ALLOW) <= asked);
-    MUST((problem == NULL)
-         == (decision.verdict == UE_ALLOW || decision.verdict == UE_ANONYMOUS));
+    return APR_SUCCESS;
+}
+
+static apr_status_t fake_lookup(ue_keystore_t *store, const char *key,
+                                size_t len, ue_keyrecord_t *record)
+{
+    fake_t *fake = (fake_t *)store;
+
+    fake->lookups++;
+    CHECK(ue_apikey_form(key, len) == UE_KEY_LOOKUP);
+    return answer(fake, key, len, record);
+}
+
+static const ue_keystore_vtable_t fake_vtable = {
+    .scheme = "fake", .recall = fake_recall, .lookup = fake_lookup};
+
+/* The rules of docs/formats.md a second time. */
+static ue_cred_t expected(const char *authorization, const char *header)
+{
+    const char *s = authorization;
+    int bearer = 0;
+
+    if (s && strchr(s, ',')) {
+        return UE_CRED_TWO;
+    }
+    if (s) {
+        s += strspn(s, " \t");
+        bearer = strncasecmp(s, "bearer", 6) == 0
+                 && strchr(" \t", s[6]) != NULL; /* or the end */
+    }
+    if (header && (bearer || strstr(header, ", "))) {
+        return UE_CRED_TWO;
+    }
+    return bearer || header ? UE_CRED_ONE : UE_CRED_NONE;
+}
+
+static int is_within(const char *key, size_t len, const char *s)
+{
+    return s && key >= s && key + len <= s + strlen(s);
+}
+
+static void check_found(const char *authorization, const char *header,
+                        fake_t *fake)
+{
+    ue_cred_t found =
+        ue_apikey_find(authorization, header, &fake->key, &fake->len);
+
+    CHECK(found == expected(authorization, header));
+    if (found != UE_CRED_ONE) {
+        return;
+    }
+    CHECK(is_within(fake->key, fake->len, header ? header : authorization));
+    if (fake->len > 0) {
+        CHECK(!isblank((unsigned char)fake->key[0]));
+        CHECK(!isblank((unsigned char)fake->key[fake->len - 1]));
+    }
+    /* with the header, the key is all of it; with Authorization, all that is
+     * behind the scheme: what follows it is blank */
+    for (const char *s = fake->key + fake->len; *s; s++) {
+        CHECK(isblank((unsigned char)*s));
+    }
+}
+
+static ue_verdict_t expected_verdict(ue_cred_t found, int required,
+                                     const fake_t *fake, int has_store)
+{
+    if (found == UE_CRED_TWO) {
+        return UE_TWO_KEYS;
+    }
+    if (found == UE_CRED_NONE) {
+        return required ? UE_NO_KEY : UE_ANONYMOUS;
+    }
+    if (ue_apikey_form(fake->key, fake->len) != UE_KEY_LOOKUP || !has_store) {
+        return UE_BAD_KEY;
+    }
+    switch (fake->key[0]) {
+    case 'u':
+    case 'r':
+        return UE_BAD_KEY;
+    case 'e':
+        return UE_EXPIRED_KEY;
+    case 'b':
+        return UE_UNAVAILABLE;
+    }
+    return UE_ALLOW;
+}
+
+static void check_decision(const char *authorization, const char *header,
+                           fake_t *fake, int required, int has_store)
+{
+    static const ue_keyrecord_t nobody;
+    static const ue_uuid_t id = {{1, 2, 3}};
+    ue_keyrule_t rule = {has_store ? &fake->base : NULL, required};
+    ue_cred_t found = expected(authorization, header);
+    char json[UE_PROBLEM_JSON_MAX];
+    const ue_problem_t *problem;
+    ue_decision_t d;
+    int how = 77;
+
+    fake->recalls = fake->lookups = 0;
+    memset(&d, 0xee, sizeof(d));
+    ue_decide(&d, &rule, authorization, header, NOW, &how);
+    CHECK(d.verdict == expected_verdict(found, required, fake, has_store));
+    CHECK(fake->recalls <= 1 && fake->lookups <= 1);
+    CHECK(found == UE_CRED_ONE || (fake->recalls == 0 && fake->lookups == 0));
+    CHECK(how >= -1 && how <= UE_KEYSTORE_UNKNOWN);
+    if (d.verdict == UE_ALLOW || d.verdict == UE_EXPIRED_KEY) {
+        CHECK(d.who.organization_id.b[0] == 1);
+        CHECK(how == UE_KEYSTORE_HIT || how == UE_KEYSTORE_MISS);
+    }
+    else {
+        CHECK(memcmp(&d.who, &nobody, sizeof(nobody)) == 0);
+    }
+    problem = ue_problem(d.verdict);
+    CHECK((problem == NULL)
+          == (d.verdict == UE_ALLOW || d.verdict == UE_ANONYMOUS));
+    if (problem) {
+        size_t n = ue_problem_json(problem, &id, json);
+
+        CHECK(n < sizeof(json) && json[n] == '\0');
+    }
+}
+
+/* A line of the input, or NULL for "-". */
+static char *take_line(const uint8_t **data, size_t *size)
+{
+    const uint8_t *end = *size ? memchr(*data, '\n', *size) : NULL;
+    size_t len = end ? (size_t)(end - *data) : *size;
+    char *line = len == 1 && **data == '-' ? NULL : fuzz_string(*data, len);
+
+    *size -= end ? len + 1 : len;
+    *data += end ? len + 1 : len;
+    return line;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    char *text = copy_text(data, size);
-    char *second = strchr(text, '\n');
+    fake_t fake = {.base = {&fake_vtable}};
+    char *authorization = take_line(&data, &size);
+    char *header = take_line(&data, &size);
 
-    if (second) {
-        *second++ = '\0';
+    check_found(authorization, header, &fake);
+    for (int i = 0; i < 4; i++) {
+        check_decision(authorization, header, &fake, i & 1, i & 2);
     }
-    check(text, second, 1);
-    check(text, NULL, 0);
-    check(NULL, text, 1);
-    free(text);
+    free(header);
+    free(authorization);
     return 0;
 }

@@ -1,94 +1,148 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
-
-/* Request targets: the path that is billed, and the path that is exempt. */
+/**
+ * Any request target: its path is the one that httpd serves, becomes UTF-8 of a
+ * bounded length, and is exempt only if no server reads it as another
+ * (t/unit/readers.h).
+ */
 #include "fuzz.h"
 
+#include <apr_general.h>
+#include <apr_pools.h>
+#include <apr_uri.h>
+
+#include "../unit/readers.h"
 #include "endpoint.h"
 
-static int hex(char c)
+static apr_pool_t *pool;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-    c = (char)(c | 0x20);
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                  : -1;
+    CHECK(apr_initialize() == APR_SUCCESS);
+    CHECK(apr_pool_create(&pool, NULL) == APR_SUCCESS);
+    return 0;
 }
 
-/** Decode once, as a backend would. @return the length */
-static size_t decode(char *s, size_t len)
+/* What httpd serves, as apr_uri_parse() has it. */
+static void check_path(const char *target, const char *path, size_t len)
 {
-    size_t in = 0, out = 0;
+    size_t fragment = strcspn(target, "#");
+    apr_uri_t uri;
 
-    while (in < len) {
-        if (s[in] == '%' && in + 2 < len && hex(s[in + 1]) >= 0
-            && hex(s[in + 2]) >= 0) {
-            s[out++] = (char)(hex(s[in + 1]) << 4 | hex(s[in + 2]));
-            in += 3;
-        }
-        else {
-            s[out++] = s[in++];
-        }
+    CHECK(len > 0);
+    CHECK((path >= target && path + len <= target + strlen(target))
+          || (len == 1 && *path == '/'));
+    CHECK(!memchr(path, '?', len));
+    apr_pool_clear(pool);
+    /* httpd refuses fragments; and it takes leading slashes away, where we keep
+     * the path as it came, which then is never exempt. */
+    if (target[fragment] || (target[0] == '/' && target[1] == '/')
+        || apr_uri_parse(pool, target, &uri) != APR_SUCCESS) {
+        return;
     }
-    return out;
-}
-
-/** A plain path has no empty and no dot segment, however often it is decoded
- * and whatever a backend takes for a slash. */
-static void check_plain(const char *path, size_t len)
-{
-    char *s = copy_text((const uint8_t *)path, len);
-    int times;
-
-    for (times = 0; times < 3; times++) {
-        size_t i;
-
-        MUST(!strstr(s, "//") && !strchr(s, '\\'));
-        for (i = 0; s[i]; i++) {
-            if (s[i] == '/' && s[i + 1] == '.') {
-                size_t dots = strspn(s + i + 1, ".");
-
-                MUST(s[i + 1 + dots] && !strchr("/;", s[i + 1 + dots]));
-            }
-        }
-        len = decode(s, len);
-        MUST(!memchr(s, '\0', len));
-        s[len] = '\0';
+    if (!uri.path) {
+        CHECK(len == 1 && *path == '/');
     }
-    free(s);
+    else if (*uri.path == '/') {
+        CHECK(len == strlen(uri.path) && memcmp(path, uri.path, len) == 0);
+    }
+    else {
+        CHECK(*path != '/');
+    }
 }
 
 static void check_clean(const char *from, size_t len, size_t max)
 {
-    static char to[UE_ENDPOINT_MAX], again[UE_ENDPOINT_MAX];
-    size_t n = ue_utf8_clean(to, max, from, len);
+    char *once = malloc(max ? max : 1);
+    char *twice = malloc(max ? max : 1);
+    size_t n;
 
-    MUST(n <= max);
-    MUST(is_utf8(to, n));
-    if (len <= max && is_utf8(from, len)) {
-        MUST(n == len && !memcmp(to, from, n));
+    CHECK(once && twice);
+    n = ue_utf8_clean(once, max, from, len);
+    CHECK(n <= max);
+    CHECK(fuzz_is_utf8(once, n));
+    CHECK(ue_utf8_clean(twice, max, once, n) == n);
+    CHECK(memcmp(once, twice, n) == 0);
+    if (fuzz_is_utf8(from, len) && len <= max) {
+        CHECK(n == len && memcmp(once, from, n) == 0);
     }
-    MUST(ue_utf8_clean(again, max, to, n) == n && !memcmp(to, again, n));
+    else if (len > max) {
+        /* nothing gets shorter by being made valid but the end of a character
+         * that was cut off, so there was a cut */
+        CHECK(max < 3 || len <= 3 * max || n >= 3);
+    }
+    if (max >= 3 && n >= 3 && len > 0 && max - n < 3
+        && memcmp(once + n - 3, "\xe2\x80\xa6", 3) == 0) {
+        CHECK(n <= max);
+    }
+    free(once);
+    free(twice);
+}
+
+/* Decoded as often as anybody might, a plain path holds no step upwards, and
+ * nothing that ends a name or a string. */
+static void check_plain(const char *path, size_t len)
+{
+    char *s = malloc(len + 1);
+    reader_t plainly = {0};
+
+    CHECK(s);
+    CHECK(len > 0 && path[0] == '/');
+    CHECK(!memchr(path, '\0', len));
+    memcpy(s, path, len);
+    s[len] = '\0';
+    for (int decodes = 0; decodes < 4; decodes++) {
+        for (const char *p = s; *p; p++) {
+            CHECK((unsigned char)*p >= 0x20 && *p != 0x7f && *p != '\\');
+        }
+        for (const char *p = s; *p;) {
+            size_t n = strcspn(++p, "/");
+
+            CHECK(n > 0 || p[n] == '\0');
+            CHECK(n == 0 || n != strspn(p, "."));
+            CHECK(n == 0 || strspn(p, ".") == 0 || p[strspn(p, ".")] != ';');
+            p += n;
+        }
+        reader_decode(&plainly, s);
+    }
+    free(s);
+}
+
+static void check_exempt(const char *path, size_t len)
+{
+    static const char *const docs[] = {"/docs/"};
+    int plain = ue_path_is_plain(path, len);
+    int exempt = ue_path_is_exempt(path, len, docs, 1);
+
+    CHECK(exempt == (plain && len >= 6 && memcmp(path, docs[0], 6) == 0));
+    if (plain) {
+        check_plain(path, len);
+    }
+    for (int i = 0; exempt && len <= READER_PATH_MAX && i < READERS; i++) {
+        char out[READER_PATH_MAX + 2];
+        reader_t r = reader_number(i);
+
+        reader_read(&r, path, len, out);
+        CHECK(strncmp(out, docs[0], 6) == 0);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const exempt[] = {"/docs/", "/healthz"};
-    char *target = copy_text(data, size);
-    const char *path;
+    char *raw = fuzz_copy(data, size);
+    char *target = fuzz_string(data, size);
     size_t len;
+    const char *path = ue_endpoint_path(target, &len);
 
-    path = ue_endpoint_path(target, &len);
-    MUST(len > 0 && !memchr(path, '?', len));
-    MUST((path >= target && path + len <= target + size) || !strcmp(path, "/"));
+    check_path(target, path, len);
+    check_exempt(path, len);
+    check_exempt(raw, size);
     check_clean(path, len, UE_ENDPOINT_MAX);
-    check_clean((const char *)data, size, UE_METHOD_MAX);
-    if (ue_path_is_plain(path, len)) {
-        check_plain(path, len);
-    }
-    if (ue_path_is_exempt(path, len, exempt, 2)) {
-        MUST(ue_path_is_plain(path, len));
-        MUST(!strncmp(path, "/docs/", 6)
-             || (len == 8 && !strncmp(path, "/healthz", 8)));
-    }
+    check_clean(raw, size, UE_ENDPOINT_MAX);
+    check_clean(raw, size, UE_METHOD_MAX);
+    check_clean(raw, size, size % 24);
     free(target);
+    free(raw);
     return 0;
 }

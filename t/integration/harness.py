@@ -23,7 +23,7 @@ used outside of pytest: Gateway(dir_name, …), Nginx(), Odd(), with start() and
 stop(), or as context managers.
 
 Gateway(name, mpm=, modules=, server_conf=, vhost_conf=, env=, children=,
-threads=, module=, usage=, backend=, define=)
+threads=, module=, usage=, backend=, server_limit=, preload=)
     modules      LoadModule for these beside MODULES: ["http2", "cache", …]
     server_conf  directives of the server, ahead of our ProxyPass /; {dir},
                  {port} and {htdocs} are replaced
@@ -32,8 +32,10 @@ threads=, module=, usage=, backend=, define=)
     children     how many, constant (threads each; 1 with prefork)
     module=False bare httpd, to compare with
     usage=False  our module is loaded, but nothing of it configured; else:
-                 UsageEvents On, UsageKeyStore, UsageEventFile, /usage-status
-    overrides    of our defaults: usage={"UsageEventFile": None} leaves one out
+                 UsageEvents On, UsageKeyStore, UsageEventFile, /usage-status;
+                 usage={"UsageEventFile": None} leaves one out or changes it
+    server_limit more than children, where restarts need room for the old ones
+    preload=False without the sanitizer, where the others run with it
 
 Paths below /local/ are files of {htdocs}/local, the rest goes to the backend.
 start() waits until httpd answers. stop() ends it and fails the test if a child
@@ -63,10 +65,12 @@ import uuid
 import zlib
 from pathlib import Path
 
+from backend import (STATUSES, Backend, Nginx, Odd,  # noqa: F401
+                     WebSockets)
 from clients.http1 import Answer, Closed, Conn, poll, render  # noqa: F401
 from processes import (REPO, Server, answers, base_dir,  # noqa: F401
-                       children_of, connections, end_process, find_secrets, free_port,
-                       need, new_dir, register_secret, run, secret_file,
+                       children_of, connections, end_process, find_secrets,
+                       free_port, need, new_dir, register_secret, run, secret_file,
                        session_members, tool)
 
 HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
@@ -78,8 +82,6 @@ PRELOAD = os.environ.get("UE_PRELOAD")
 MPMS = ("event", "worker", "prefork")
 MODULES = ("authz_core", "mime", "dir", "alias", "env", "setenvif", "headers",
            "rewrite", "proxy", "proxy_http")
-STATUSES = (200, 201, 204, 301, 302, 304, 400, 403, 404, 409, 410, 422, 429,
-            500, 501, 502, 503, 504)
 
 #: Organizations, as many as a test wants: ORGS[0] is ORG.
 ORGS = [str(uuid.UUID(int=(0x0f << 120) | (7 << 76) | (8 << 60) | n))
@@ -112,98 +114,6 @@ def make_key(env="live"):
         crc, digit = divmod(crc, 62)
         check = alphabet[digit] + check
     return key + check
-
-
-# --- backends ----------------------------------------------------------------
-
-class Backend(Server):
-    """Writes one JSON line a request into requests.jsonl: id, org, key_id,
-    authorization, x_api_key, method, uri, host, status, time (seconds it
-    took), msec (the time of its end)."""
-
-    @property
-    def log(self):
-        return self.dir / "requests.jsonl"
-
-    def requests(self):
-        if not self.log.exists():
-            return []
-        text = self.log.read_text(encoding="utf-8", errors="surrogateescape")
-        return [json.loads(line)
-                for line in text.rpartition("\n")[0].split("\n") if line]
-
-    def forget(self):
-        """Begin a new log. Only while nobody sends requests."""
-        if self.log.exists():
-            os.truncate(self.log, 0)  # both backends append
-
-    def wait_requests(self, n, timeout=10):
-        """Exactly n requests, all there are after n were seen."""
-        poll(lambda: len(self.requests()) >= n, timeout, every=0.05,
-             what=f"{n} requests at the backend, saw {len(self.requests())}")
-        seen = self.requests()
-        assert len(seen) == n, seen[-3:]
-        return seen
-
-    def stop(self):
-        end_process(self.proc, timeout=5)
-        self.proc = None
-
-
-class Nginx(Backend):
-    """/status/404/any/thing, /size/10m, /small (413 over 1 kB), /fresh
-    (cacheable, names the organization), anything else 200. Any method."""
-
-    def __init__(self, name="backend"):
-        super().__init__(name)
-        sizes = self.dir / "size"
-        sizes.mkdir()
-        for label, size in (("1k", 1 << 10), ("100k", 100 << 10),
-                            ("1m", 1 << 20), ("10m", 10 << 20),
-                            ("1g", 1 << 30)):
-            with open(sizes / label, "wb") as f:
-                f.truncate(size)  # holes: takes no disk
-        statuses = "".join(
-            f"        location /status/{s} {{ return {s}"
-            + (' "http://gateway.test/elsewhere"' if s in (301, 302) else
-               "" if s in (204, 304) else f' "status {s}\\n"')
-            + "; }\n" for s in STATUSES)
-        text = (Path(__file__).parent / "backends/nginx.conf.in").read_text()
-        for name, value in (("DIR", self.dir), ("PORT", self.port),
-                            ("STATUSES", statuses),
-                            ("USER", "user www-data;"
-                             if os.geteuid() == 0 else "")):
-            text = text.replace(f"@{name}@", str(value))
-        (self.dir / "nginx.conf").write_text(text)
-
-    def start(self):
-        self.spawn([tool("nginx"), "-p", self.dir, "-e",
-                    self.dir / "error.log", "-c", self.dir / "nginx.conf"])
-        return self
-
-
-class Odd(Backend):
-    """backends/odd.py: echoes, hangs, drops, trickles, upgrades."""
-
-    def __init__(self, name="backend-odd"):
-        super().__init__(name)
-
-    def start(self):
-        script = Path(__file__).parent / "backends/odd.py"
-        self.spawn(["/usr/bin/python3", script, self.port, self.log])
-        return self
-
-
-class WebSockets(Backend):
-    """backends/ws.py: echoes messages, closes at "bye"."""
-
-    def __init__(self, name="backend-ws"):
-        super().__init__(name)
-
-    def start(self):
-        script = Path(__file__).parent / "backends/ws.py"
-        self.spawn(["/usr/bin/python3", script, self.port, self.log])
-        return self
 
 
 # --- the gateway -------------------------------------------------------------

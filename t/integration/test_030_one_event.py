@@ -510,7 +510,7 @@ def test_no_event_of_what_never_became_a_request(gate, backend):
     or cut off."""
     head = (f"GET /v1/x HTTP/1.1\r\nHost: a\r\n"
             f"X-API-Key: {gate.the_key[0]}\r\n").encode()
-    with gate.conn() as silent, gate.conn() as half, gate.conn() as cut:
+    with gate.conn(), gate.conn() as half, gate.conn() as cut:
         half.send(head)
         cut.send(head)
         cut.reset()

@@ -7,6 +7,7 @@ what must come of it. So a test can hold events against what was sent.
 import collections
 import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,3 +143,30 @@ def h2load_all(gw, plans, parallel=5, **kw):
     """A run of h2load for each plan, several at a time."""
     with ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(lambda plan: H2load(gw, plan, **kw), plans))
+
+
+class H2Loop:
+    """One h2load after the other until it is stopped: HTTP/2 through restarts,
+    which h2load's connections don't outlive."""
+
+    def __init__(self, gw, plan):
+        self.gw, self.plan, self.runs = gw, plan, []
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.work)
+
+    def work(self):
+        while not self.ended.is_set():
+            self.runs.append(H2load(self.gw, self.plan, exact=False))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.ended.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+    def answered(self):
+        return sum(1 for run in self.runs for _, status, _ in run.seen
+                   if status == self.plan[0].status)

@@ -1,0 +1,91 @@
+#!/bin/sh
+# Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
+#
+# Installs what a part of the project needs, on Debian 12 and its kin.
+#
+#   scripts/deps.sh [--list] build|demo|test|bench ...
+#
+# build: make and make install; demo: what make demo runs; test: all of make
+# test; bench: all of make bench. Where everything is there already it does
+# nothing, needs no root and no network. As somebody else than root it prints
+# what is missing and ends with status 1. --list only names the packages.
+set -eu
+
+# apache2-bin is httpd and its modules; the apache2 package would also start a
+# server on port 80, which nothing here needs.
+build="make gcc libc6-dev apache2-dev libapr1-dev libaprutil1-dev \
+libjson-c-dev libssl-dev zlib1g-dev"
+demo="$build apache2-bin python3 curl procps"
+test="$demo libcmocka-dev python3-pytest python3-pytest-xdist python3-h2 \
+python3-pyflakes nghttp2-client wrk valgrind strace clang clang-format \
+clang-tidy libclang-rt-14-dev shellcheck prometheus nginx-light openssl"
+bench="$demo nginx-light nghttp2-client wrk valgrind"
+
+usage() {
+    echo "usage: $0 [--list] build|demo|test|bench ..." >&2
+    exit 2
+}
+
+list=
+wanted=
+for arg in "$@"; do
+    case $arg in
+    --list) list=1 ;;
+    build) wanted="$wanted $build" ;;
+    demo) wanted="$wanted $demo" ;;
+    test) wanted="$wanted $test" ;;
+    bench) wanted="$wanted $bench" ;;
+    *) usage ;;
+    esac
+done
+[ -n "$wanted" ] || usage
+wanted=$(echo "$wanted" | xargs -n 1 | sort -u)
+
+if [ -n "$list" ]; then
+    echo "$wanted"
+    exit 0
+fi
+
+if ! command -v dpkg-query >/dev/null 2>&1; then
+    echo "deps: this is no Debian; what is needed is called there:" >&2
+    echo "$wanted" | tr '\n' ' ' >&2
+    echo >&2
+    exit 0
+fi
+
+# dpkg-query knows packages that were removed, too; only "installed" counts.
+lacking() {
+    for name in $wanted; do
+        state=$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) \
+            || state=
+        [ "$state" = installed ] || echo "$name"
+    done
+}
+
+missing=$(lacking | tr '\n' ' ')
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+    echo "deps: missing: $missing" >&2
+    echo "deps: run as root: apt-get install $missing" >&2
+    exit 1
+fi
+
+echo "deps: installing: $missing"
+export DEBIAN_FRONTEND=noninteractive
+apt="apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086 # both are lists of words
+if ! { $apt update && $apt install -y --no-install-recommends $missing; } \
+    >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "deps: apt-get failed" >&2
+    exit 1
+fi
+
+missing=$(lacking | tr '\n' ' ')
+if [ -n "$missing" ]; then
+    echo "deps: still missing: $missing" >&2
+    exit 1
+fi
