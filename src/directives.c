@@ -305,8 +305,8 @@ const command_rec ue_directives[] = {
     AP_INIT_FLAG("UsageEvents", set_flag, AT(enabled), RSRC_CONF,
                  "On: requests need a key and are recorded as UsageEvents"),
     AP_INIT_ITERATE("UsageExempt", add_exempt, NULL, RSRC_CONF,
-                    "paths, or prefixes ending in a slash, that need no key "
-                    "and are not recorded"),
+                    "paths such as /healthz, or prefixes such as /docs/, that "
+                    "need no key and are not recorded"),
     AP_INIT_FLAG("UsageExemptPreflight", set_flag, AT(exempt_preflight),
                  RSRC_CONF,
                  "On: CORS preflight requests need no key and are not "

@@ -1,6 +1,7 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 """Upgrade: h2c makes one request come twice: over HTTP/1.1, answered with 101,
 and as the first stream of the HTTP/2 connection. It owes one event."""
+import fcntl
 import subprocess
 
 H2C = {"modules": ["http2"]}
@@ -47,3 +48,26 @@ def test_upgrade_without_a_key_is_turned_away(gateway, backend):
     assert curl("--http2", gw.url + "/status/200") in ("1.1 401", "2 401")
     gw.wait_events(0)
     assert backend.requests() == []
+
+
+def test_upgrade_that_httpd_will_not_do_is_refused_without_room(gateway,
+                                                                backend):
+    """Without "upgrade" in Connection httpd does not switch, so the request is
+    like any other: where there is no room for its event, it isn't served."""
+    gw = gateway(server_conf=CONF + "UsageOverflow refuse\n"
+                 "UsageJournalSlots 64\nUsageKafkaBufferSize 64\n",
+                 children=1, **H2C)
+    key, key_id, org = gw.key()
+    gw.start()
+    with open(gw.event_file, "rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        served = sum(gw.get("/status/200", key=key).status == 200
+                     for _ in range(80))
+        answer = gw.get("/status/200", key=key, headers=[
+            ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+            ("Connection", "HTTP2-Settings")])
+        assert answer.status == 503
+        assert served <= 64
+    gw.wait_events(served)
+    assert len(backend.wait_requests(served)) == served
+    assert gw.lost() == {}

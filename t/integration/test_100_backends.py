@@ -6,7 +6,7 @@ import pytest
 import harness
 from backends.trap_base import OWN_ID
 from harness import ORG, ORG2
-from trap_helpers import EVIL, ROUTES, spoofs, our_id
+from trap_helpers import EVIL, ROUTES, http2, our_id, spoofs
 
 NAMES = ("X-Organization-Id", "X-Api-Key-Id", "X-Request-Id")
 
@@ -174,6 +174,24 @@ class Untunneled:
             f"HTTP/1.1 403 No\r\nX-Request-Id: {OWN_ID}\r\n"
             "Content-Length: 0\r\n\r\n".encode())
         return r
+
+
+@pytest.mark.parametrize("name", ["http", "h2c", "fcgi", "cgi", "ajp"])
+def test_requests_over_http2(gateway, servers, name):
+    """A stream is a connection of its own to httpd's hooks."""
+    r = ROUTES[name](gateway, servers, "Protocols h2c http/1.1")
+    r.gw.modules += ("http2",)
+    key, key_id, org = r.gw.add_key()
+    r.gw.start()
+    with http2(r.gw) as client:
+        r.gw.get = lambda path, key=None, headers=(): client.request(
+            "GET", path, [("authorization", f"Bearer {key}"), *headers])
+        for _ in range(3):
+            a, seen = r.ask(key=key, headers=spoofs())
+            assert assert_told(seen, key_id, org) == our_id(a)
+            assert not seen.holds(EVIL) and not seen.holds(key[12:])
+    del r.gw.get
+    r.gw.wait_events(3)
 
 
 def test_prefork_and_worker_do_the_same(gateway, servers, mpm):

@@ -90,19 +90,6 @@ SetEnvIf X-Organization-Id . SEEN=1
     is_problem(gw.get("/v1"), 401, "no-key")
 
 
-def test_an_administrator_may_move_a_key_early(gateway, trap):
-    """From where an old client puts it."""
-    gw = gateway(backend=trap, children=1, server_conf="""
-RequestHeader set X-API-Key "expr=%{req:X-Old-Key}" early
-""")
-    key, _, org = gw.add_key()
-    gw.start()
-    # mod_headers' early phase has no expressions: the header is what it says.
-    a = gw.get("/v1", headers=[("X-Old-Key", key)])
-    assert a.status in (200, 401)
-    assert trap.failures == []
-
-
 # --- load order ---------------------------------------------------------------
 
 def test_loaded_before_mod_proxy_is_refused(gateway, trap):

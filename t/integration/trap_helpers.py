@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import tempfile
 
 import h2.config
 import h2.connection
@@ -14,7 +15,7 @@ import h2.events
 
 from backends.trap_base import OWN_ID, Seen
 from backends.trap_cgi import TrapAjp, TrapFcgi, TrapScgi, TrapUwsgi
-from backends.trap_http import TrapH2c, TrapHttp
+from backends.trap_http import TrapH2, TrapH2c, TrapHttp, TrapHttps
 from clients.http1 import Answer
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-"
@@ -53,11 +54,15 @@ class Route:
     conf = ""
 
     def __init__(self, gateway, servers, server_conf="", mpm="event", **kw):
-        self.backend = servers.add(self.trap()).start() if self.trap else None
+        self.backend = self.listen(servers.add(self.trap())) if self.trap \
+            else None
         self.gw = gateway(
             mpm=mpm, modules=list(self.modules), backend=self.proxied(),
             server_conf=self.fill(self.conf) + "\n" + server_conf, **kw)
         self.prepare()
+
+    def listen(self, trap):
+        return trap.start()
 
     def proxied(self):
         return self.backend
@@ -82,9 +87,32 @@ class Http(Route):
     trap = TrapHttp
 
 
+class RewriteProxy(Http):
+    conf = ("RewriteEngine On\n"
+            "RewriteRule ^/ask(.*) http://{backend}/ask$1 [P]\n")
+
+    def proxied(self):
+        return None
+
+
+TLS = "SSLProxyEngine On\nSSLProxyVerify none\nSSLProxyCheckPeerName Off\n"
+
+
+class Https(Route):
+    trap = TrapHttps
+    modules = ("socache_shmcb", "ssl")
+    conf = TLS
+
+
 class H2c(Route):
     trap = TrapH2c
     modules = ("http2", "proxy_http2")
+
+
+class H2(Route):
+    trap = TrapH2
+    modules = ("socache_shmcb", "ssl", "http2", "proxy_http2")
+    conf = TLS
 
 
 # CGIPassAuth, or httpd itself would keep Authorization from all kin of CGI.
@@ -105,6 +133,30 @@ class FcgiHandler(Route):
 
     def proxied(self):
         return None
+
+
+class OnUnixSocket:
+    """A mixin: the backend listens on a Unix socket, as php-fpm does."""
+
+    def listen(self, trap):
+        self.socket = tempfile.mktemp(prefix="ue-trap-")
+        return trap.start(self.socket)
+
+    def fill(self, conf):
+        return conf.replace("{socket}", self.socket)
+
+    def proxied(self):
+        return None
+
+
+class FcgiUnix(OnUnixSocket, Fcgi):
+    conf = PASS + ('<Location "/ask">\n'
+                   'SetHandler "proxy:unix:{socket}|fcgi://localhost"\n'
+                   '</Location>\n')
+
+
+class HttpUnix(OnUnixSocket, Http):
+    conf = "ProxyPass /ask unix:{socket}|http://localhost/ask\n"
 
 
 class Scgi(Route):
@@ -153,6 +205,32 @@ class Cgi(Route):
         return a, Seen("GET", dict(env)["REQUEST_URI"], env)
 
 
+class Action(Cgi):
+    """A script behind an internal redirect."""
+
+    modules = ("cgid", "actions")
+    conf = PASS + ('ScriptSock {dir}/cgisock\n'
+                   'ScriptAlias /script {htdocs}/ask.py\n'
+                   'Action run-it /script virtual\n'
+                   '<Location "/ask">\nSetHandler run-it\n</Location>\n')
+
+
+class Ssi(Cgi):
+    """A script in a subrequest."""
+
+    modules = ("cgid", "include")
+    conf = PASS + ('ScriptSock {dir}/cgisock\n'
+                   'ScriptAlias /script {htdocs}/ask.py\n'
+                   'AliasMatch ^/ask {htdocs}/ask.shtml\n'
+                   '<Files "*.shtml">\nOptions +Includes\n'
+                   'SetOutputFilter INCLUDES\n</Files>\n')
+
+    def prepare(self):
+        super().prepare()
+        (self.gw.htdocs / "ask.shtml").write_text(
+            '<!--#include virtual="/script"-->')
+
+
 class Ws(Route):
     """mod_proxy_http's own upgrade, as mod_proxy_wstunnel is no more needed
     since 2.4.47."""
@@ -193,7 +271,9 @@ class WsTunnel(Ws):
 
 
 ROUTES = {"http": Http, "h2c": H2c, "fcgi": Fcgi, "fcgi-handler": FcgiHandler,
-          "scgi": Scgi, "uwsgi": Uwsgi, "ajp": Ajp, "cgi": Cgi, "ws": Ws,
+          "fcgi-unix": FcgiUnix, "scgi": Scgi, "uwsgi": Uwsgi, "ajp": Ajp,
+          "cgi": Cgi, "action": Action, "ssi": Ssi, "https": Https, "h2": H2,
+          "http-unix": HttpUnix, "rewrite": RewriteProxy, "ws": Ws,
           "wstunnel": WsTunnel}
 
 

@@ -5,6 +5,7 @@ Each speaks one protocol of mod_proxy's, answers 200 with an X-Request-Id of its
 own (which must never reach a client), and appends a Seen to .seen. A test adds
 one with servers.add(TrapFcgi()).start().
 """
+import os
 import socket
 import threading
 
@@ -54,9 +55,16 @@ class Trap:
     def url(self):
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    def start(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self.listener.getsockname()[1]
+    def start(self, path=None):
+        """On a port, or on a Unix socket that everybody may use."""
+        if path:
+            self.listener = socket.socket(socket.AF_UNIX)
+            self.listener.bind(str(path))
+            self.listener.listen(64)
+            os.chmod(path, 0o666)
+        else:
+            self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+            self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
@@ -83,13 +91,16 @@ class Trap:
 
     def _serve(self, sock):
         try:
-            with sock:
-                sock.settimeout(30)
+            sock.settimeout(30)
+            with self.wrap(sock) as sock:
                 self.serve(sock)
         except (EOFError, OSError):
             pass  # the gateway closed the connection
         except Exception as e:  # noqa: BLE001 - the test's thread must see it
             self.failures.append(repr(e))
+
+    def wrap(self, sock):
+        return sock
 
     def serve(self, sock):
         raise NotImplementedError

@@ -1,5 +1,9 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 """HTTP backends: 1.1 with WebSockets, and 2 in clear text (h2c)."""
+import ssl
+import subprocess
+import tempfile
+
 import h2.config
 import h2.connection
 import h2.events
@@ -74,6 +78,31 @@ class TrapHttp(Trap):
             sock.sendall(data)
 
 
+class Tls:
+    """A mixin: the same over TLS, with a certificate made for the occasion."""
+
+    alpn = "http/1.1"
+
+    def start(self, path=None):
+        with tempfile.TemporaryDirectory() as d:
+            subprocess.run(
+                ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                 "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+                 "/CN=localhost", "-keyout", f"{d}/key", "-out", f"{d}/cert"],
+                check=True, capture_output=True)
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.context.load_cert_chain(f"{d}/cert", f"{d}/key")
+        self.context.set_alpn_protocols([self.alpn])
+        return super().start(path)
+
+    def wrap(self, sock):
+        return self.context.wrap_socket(sock, server_side=True)
+
+
+class TrapHttps(Tls, TrapHttp):
+    scheme = "https"
+
+
 class TrapH2c(Trap):
     scheme = "h2c"
 
@@ -108,3 +137,8 @@ class TrapH2c(Trap):
                                    ("x-request-id", OWN_ID),
                                    ("content-length", "5")])
         conn.send_data(stream, b"trap\n", end_stream=True)
+
+
+class TrapH2(Tls, TrapH2c):
+    scheme = "h2"
+    alpn = "h2"
