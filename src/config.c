@@ -142,6 +142,14 @@ static const char *plan_settings(ue_producer_config_t *config,
     return error;
 }
 
+static int same_settings(const ue_producer_config_t *a,
+                         const ue_producer_config_t *b)
+{
+    return a->batch_size == b->batch_size && a->buffer_size == b->buffer_size
+           && a->slots == b->slots && a->flush_interval == b->flush_interval
+           && a->drain_timeout == b->drain_timeout;
+}
+
 /** Find the plan with these sinks and settings, or make it. */
 static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
                                  const ue_conf_t *conf, apr_pool_t *p)
@@ -150,7 +158,7 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
     const char *error;
     int i;
 
-    memset(&plan, 0, sizeof(plan)); /* padding too: plans are compared */
+    memset(&plan, 0, sizeof(plan));
     error = plan_settings(&plan.config, conf, p);
     if (error) {
         return error;
@@ -163,7 +171,7 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
         if (strcmp(old->event_file, plan.event_file)) {
             continue;
         }
-        if (memcmp(&old->config, &plan.config, sizeof(plan.config))) {
+        if (!same_settings(&old->config, &plan.config)) {
             return apr_psprintf(p,
                                 "UsageEventFile %s is named by two servers "
                                 "with different UsageKafka... or "

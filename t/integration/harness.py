@@ -70,8 +70,8 @@ from backend import (STATUSES, Backend, Nginx, Odd,  # noqa: F401
 from clients.http1 import Answer, Closed, Conn, poll, render  # noqa: F401
 from processes import (REPO, Server, answers, base_dir,  # noqa: F401
                        children_of, connections, end_process, find_secrets,
-                       free_port, need, new_dir, register_secret, run, secret_file,
-                       session_members, tool)
+                       free_port, need, new_dir, register_secret, run,
+                       secret_file, session_members, tool)
 
 HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
 HTTPD_MODULES = os.environ.get("UE_HTTPD_MODULES", "/usr/lib/apache2/modules")

@@ -1,5 +1,5 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
-"""A stop that can't deliver: the loss is named, before httpd's patience ends."""
+"""A stop that can't deliver names the loss, before httpd's patience ends."""
 import fcntl
 import re
 import time

@@ -47,8 +47,7 @@ class Trap:
     def __init__(self):
         self.seen = []
         self.failures = []
-        self.listener = None
-        self.port = None
+        self.listener = self.port = self.path = None
         self.dir = type("Dir", (), {"name": type(self).__name__})
 
     @property
@@ -57,6 +56,7 @@ class Trap:
 
     def start(self, path=None):
         """On a port, or on a Unix socket that everybody may use."""
+        self.path = path
         if path:
             self.listener = socket.socket(socket.AF_UNIX)
             self.listener.bind(str(path))
@@ -73,6 +73,9 @@ class Trap:
             self.listener.shutdown(socket.SHUT_RDWR)
             self.listener.close()
             self.listener = None
+        if self.path:
+            os.unlink(self.path)
+            self.path = None
         assert not self.failures, self.failures
 
     def logs(self):
