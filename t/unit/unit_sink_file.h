@@ -82,20 +82,26 @@ static inline void on_log(void *baton, ue_log_level_t level, apr_status_t rv,
     snprintf(fix.last_line, sizeof(fix.last_line), "%s", line);
 }
 
-static inline ue_sink_t *open_sink(const char *path, told_t *t)
+static inline ue_sink_t *open_sink(const char *path)
 {
     ue_sink_t *sink = NULL;
 
     assert_int_equal(ue_sink_file_open(&sink, path, INTERVAL, fix.pool),
                      APR_SUCCESS);
     assert_string_equal(sink->vtable->name, "file");
-    memset(t, 0, sizeof(*t));
-    t->in_order = 1;
-    assert_int_equal(sink->vtable->start(sink, on_report, t), APR_SUCCESS);
     return sink;
 }
 
-static inline int set_up(void **state)
+/** Begin, as each child does. */
+static inline void start_sink(ue_sink_t *sink, told_t *t)
+{
+    memset(t, 0, sizeof(*t));
+    t->in_order = 1;
+    assert_int_equal(sink->vtable->start(sink, on_report, t), APR_SUCCESS);
+}
+
+/** Before the fork. */
+static inline int set_up_parent(void **state)
 {
     const char *tmp = getenv("TMPDIR");
 
@@ -111,8 +117,19 @@ static inline int set_up(void **state)
     sync_error = 0;
     sync_takes = 0;
     ue_log_set(on_log, NULL, UE_LOG_DEBUG);
-    fix.sink = open_sink(fix.path, &told);
+    fix.sink = open_sink(fix.path);
     return 0;
+}
+
+/** In a child. */
+static inline int set_up(void **state)
+{
+    int rv = set_up_parent(state);
+
+    if (rv == 0) {
+        start_sink(fix.sink, &told);
+    }
+    return rv;
 }
 
 static inline int tear_down(void **state)
