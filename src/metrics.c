@@ -7,7 +7,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ORGANIZATIONS 4096 /* a power of two */
+/* Rows for organizations that lost events: a power of two. */
+#ifndef UE_ORGANIZATIONS
+#define UE_ORGANIZATIONS 4096
+#endif
 #define PROBES 16
 
 #define REQUESTS "usage_requests_total", UE_COUNTER, "decision"
@@ -85,7 +88,7 @@ typedef struct {
 
 typedef struct {
     org_t others; /* organizations that found no room, as the nil UUID */
-    org_t orgs[ORGANIZATIONS];
+    org_t orgs[UE_ORGANIZATIONS];
     ue_seat_t seats[];
 } shared_t;
 
@@ -245,7 +248,7 @@ static org_t *org_row(shared_t *shared, const ue_uuid_t *id)
     int i;
 
     for (i = 0; i < PROBES; i++) {
-        org_t *org = &shared->orgs[(h + i) & (ORGANIZATIONS - 1)];
+        org_t *org = &shared->orgs[(h + i) & (UE_ORGANIZATIONS - 1)];
         int state = atomic_load_explicit(&org->state, memory_order_acquire);
 
         if (state == ORG_EMPTY
@@ -345,7 +348,7 @@ void ue_metrics_losses(ue_metrics_t *m, ue_metrics_loss_fn *fn, void *baton)
     int i;
 
     show_org(&m->shared->others, fn, baton);
-    for (i = 0; i < ORGANIZATIONS; i++) {
+    for (i = 0; i < UE_ORGANIZATIONS; i++) {
         const org_t *org = &m->shared->orgs[i];
 
         if (atomic_load_explicit(&org->state, memory_order_acquire)

@@ -89,7 +89,8 @@ def measure(gw, key, path, status, connections):
     H2load(gw, plan[:BEFORE], h1=True, connections=connections)
     [child] = gw.children()
     our = set(gw.our_threads(child)) if gw.module else set()
-    assert len(our) == (2 if gw.module else 0), our
+    # The producer's, the event file's, and the one that watches the keys.
+    assert len(our) == (3 if gw.module else 0), our
     with Strace(child, gw.dir / "strace.out") as traced:
         H2load(gw, plan, h1=True, connections=connections)
         if gw.module:  # without asking httpd, which would be traced
@@ -128,7 +129,7 @@ def test_no_system_call_more(gateway, way):
     more = more_calls(before, after)
     assert {c: n for c, n in more.items() if c not in but} == {}
     # The background threads: a round each 10 ms, a batch each hundred events.
-    assert ours["write"] <= (REQUESTS + BEFORE) / 100 + 20
+    assert 0 < ours["writev"] <= (REQUESTS + BEFORE) / 100 + 20
     assert sum(ours.values()) < REQUESTS / 2, ours
 
 
@@ -138,7 +139,9 @@ def test_one_call_more_is_seen(gateway):
     before, _ = measure(gateway(**how), "", "/local/hello.txt", 200, 1)
     after, _ = measure(gateway(server_conf="CustomLog access.log %h", **how),
                        "", "/local/hello.txt", 200, 1)
-    assert more_calls(before, after) == {"write": 1.0}
+    more = more_calls(before, after)
+    assert set(more) == {"write"}
+    assert 0.99 < more["write"] < 1.01
 
 
 def test_waits_are_left_out_in_pairs():

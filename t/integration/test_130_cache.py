@@ -84,7 +84,9 @@ def test_where_no_key_is_required_only_keyless_answers_are_stored(make):
     assert a.body == f"for {org}\n".encode()
     assert stored(gw) == before
     assert gw.get("/cached?mine").body == b"for \n"
-    is_problem(gw.get("/cached", key="sk_test_wrong"), 401, "bad-key")
+    for bad in (("X-API-Key", "sk_test_wrong"),
+                ("Authorization", "Bearer sk_test_wrong")):
+        is_problem(gw.get("/cached", headers=[bad]), 401, "bad-key")
     # Recorded even where the cache could answer.
     assert our_id(gw.get("/cached", key=key))
     gw.wait_events(2)

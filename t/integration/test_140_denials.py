@@ -309,8 +309,14 @@ def test_http2(gateway, trap):
         ids.add(our_id(a))
         a = client.request("HEAD", "/v1")
         assert (a.status, a.body) == (401, b"")
+        # One of 200 KB that isn't sent holds up neither answer nor others.
+        a = client.request("POST", "/v1", [("content-length", "200000")],
+                           body=b"x", end=False)
+        is_problem(a, 401, "no-key")
+        a = client.request("GET", "/v1", [("x-api-key", key)])
+        assert a.status == 200
     assert len(ids) == 4
-    gw.wait_events(1)
+    gw.wait_events(2)
 
 
 def test_denials_are_counted_and_not_recorded(gw, trap):

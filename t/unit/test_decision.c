@@ -70,6 +70,7 @@ static apr_status_t fake_recall(ue_keystore_t *store, const char *key,
 {
     fake_t *fake = (fake_t *)store;
 
+    assert_true(len <= UE_APIKEY_MAX);
     if (!fake->recalls || find(fake, key, len, record) != APR_SUCCESS) {
         return APR_NOTFOUND;
     }

@@ -365,13 +365,13 @@ static pid_t spawn(ue_metrics_t *metrics, uint64_t admitted, uint64_t delivered,
         ue_metrics_add(seat, UE_M_EVENTS_DELIVERED, delivered);
         ue_metrics_set(seat, UE_M_QUEUE_EVENTS, admitted - delivered);
         if (write(ready[1], "x", 1) != 1) {
-            _exit(1);
+            unit_exit(1);
         }
         if (linger) {
             pause(); /* until it is killed */
         }
         ue_metrics_leave(seat);
-        _exit(0);
+        unit_exit(0);
     }
     close(ready[1]);
     assert_int_equal(read(ready[0], &c, 1), 1);
@@ -483,10 +483,10 @@ static void test_metrics_killed_child_is_counted_once_by_many(void **state)
 
             close(go[1]);
             if (read(go[0], &c, 1) != 0) { /* until it is closed */
-                _exit(1);
+                unit_exit(1);
             }
             ue_metrics_sum(metrics, &sum);
-            _exit(0);
+            unit_exit(0);
         }
     }
     kill(pid, SIGKILL);

@@ -111,6 +111,7 @@ static const char *const not_plain[] = {
     "/docs/%C2%85",
     /* what ends a path elsewhere */
     "/docs/a?b",
+    "/docs/a#b",
     "/docs/a#/../../v1",
     /* escapes that are none */
     "/docs/%",

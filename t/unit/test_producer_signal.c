@@ -35,21 +35,21 @@ static void end_child(int signal)
     /* All that was served and not dropped was delivered, once. */
     for (unsigned i = 0; i < last; i++) {
         if (fakes[0].seen[i] + was_dropped[i] != 1) {
-            _exit(2);
+            unit_exit(2);
         }
     }
     /* The account may miss the event whose counting was interrupted between
      * two instructions, and no other. */
     if (left < -1 || left > 1) {
-        _exit(3);
+        unit_exit(3);
     }
     if (rv != APR_SUCCESS
         && sum.value[UE_M_EVENTS_LOST_TORN]
                    + sum.value[UE_M_EVENTS_LOST_SHUTDOWN]
                != 1) {
-        _exit(4);
+        unit_exit(4);
     }
-    _exit(0);
+    unit_exit(0);
 }
 
 static void serve_until_signal(unsigned usec)
@@ -76,7 +76,7 @@ static void serve_until_signal(unsigned usec)
         served++;
     }
     pause();
-    _exit(6);
+    unit_exit(6);
 }
 
 static void test_producer_close_may_interrupt_anything(void **state)

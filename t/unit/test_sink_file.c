@@ -12,9 +12,8 @@ static void test_sink_file_is_made_for_owner_and_group(void **state)
     mode_t before = umask(0);
     const char *path = apr_pstrcat(fix.pool, fix.dir, "/new", NULL);
     struct stat st;
-    told_t t;
 
-    open_sink(path, &t);
+    open_sink(path);
     umask(before);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 07777, 0640);
@@ -92,7 +91,8 @@ static void test_sink_file_appends_to_what_is_there(void **state)
 
     make_batch(&batch, 10, 0, 0);
     submit_all(fix.sink, &batch);
-    again = open_sink(fix.path, &second);
+    again = open_sink(fix.path);
+    start_sink(again, &second);
     make_batch(&batch, 10, 0, 10);
     submit_all(again, &batch);
     assert_int_equal(second.delivered, 10);

@@ -112,10 +112,11 @@ static void test_sink_file_keeps_lines_of_many_processes_whole(void **state)
             told_t other;
 
             if (i % 3 == 2) {
-                sink = open_sink(fix.path, &other);
+                sink = open_sink(fix.path);
                 t = &other;
             }
-            _exit(write_lines(sink, i, lines, t) ? 0 : 1);
+            start_sink(sink, t);
+            unit_exit(write_lines(sink, i, lines, t) ? 0 : 1);
         }
     }
     reap(pids, CHILDREN);
@@ -147,7 +148,8 @@ static void test_sink_file_keeps_lines_of_threads_whole(void **state)
 
     for (int i = 0; i < 3; i++) {
         writers[i] = (writer_t){.who = i, .lines = lines_each()};
-        writers[i].sink = open_sink(fix.path, &writers[i].told);
+        writers[i].sink = open_sink(fix.path);
+        start_sink(writers[i].sink, &writers[i].told);
     }
     for (int i = 0; i < 3; i++) {
         assert_int_equal(pthread_create(&writers[i].thread, NULL,
@@ -166,17 +168,18 @@ static void lose_lines(unsigned times)
 {
     batch_t *batch = malloc(sizeof(*batch));
 
+    start_sink(fix.sink, &told);
     make_batch(batch, RECORDS, 7, 0);
     for (unsigned n = 0; n < times; n++) {
         size_t taken;
 
         if (submit_with_room(batch, batch_bytes(batch) / 2, &taken)
             == APR_SUCCESS) {
-            _exit(2);
+            unit_exit(2);
         }
     }
     free(batch);
-    _exit(told.delivered == 0 ? 0 : 1);
+    unit_exit(told.delivered == 0 ? 0 : 1);
 }
 
 /* In a child: two threads append, through the parent's description and through
@@ -186,13 +189,15 @@ static void write_in_two_threads(int who, unsigned lines)
     writer_t second = {.who = who + 1, .lines = lines};
     int good;
 
-    second.sink = open_sink(fix.path, &second.told);
+    second.sink = open_sink(fix.path);
+    start_sink(second.sink, &second.told);
+    start_sink(fix.sink, &told);
     if (pthread_create(&second.thread, NULL, write_in_thread, &second) != 0) {
-        _exit(1);
+        unit_exit(1);
     }
     good = write_lines(fix.sink, who, lines, &told);
     pthread_join(second.thread, NULL);
-    _exit(good && second.good ? 0 : 1);
+    unit_exit(good && second.good ? 0 : 1);
 }
 
 /* While one process meets a full disk again and again and takes back what it
@@ -236,7 +241,7 @@ static void try_others(void)
     second_rv = submit(second_sink, &batch, &taken);
     pid = fork();
     if (pid == 0) {
-        _exit(submit(fix.sink, &batch, &taken) == APR_EAGAIN ? 0 : 1);
+        unit_exit(submit(fix.sink, &batch, &taken) == APR_EAGAIN ? 0 : 1);
     }
     waitpid(pid, &child_status, 0);
 }
@@ -249,7 +254,8 @@ static void test_sink_file_keeps_its_locks_whoever_tries_them(void **state)
     batch_t batch;
     told_t t;
 
-    second_sink = open_sink(fix.path, &t);
+    second_sink = open_sink(fix.path);
+    start_sink(second_sink, &t);
     make_batch(&batch, 3, 0, 0);
     in_between = try_others;
     submit_all(fix.sink, &batch);
@@ -332,12 +338,12 @@ static pid_t hold_lock(int record_lock, int *let_go)
 
         close(end[1]);
         if (record_lock ? fcntl(fd, F_SETLK, &all) : flock(fd, LOCK_EX)) {
-            _exit(1);
+            unit_exit(1);
         }
         if (write(ready[1], "x", 1) != 1 || read(end[0], &c, 1) != 0) {
-            _exit(1);
+            unit_exit(1);
         }
-        _exit(0);
+        unit_exit(0);
     }
     close(ready[1]);
     close(end[0]);
@@ -388,15 +394,19 @@ static void test_sink_file_leaves_no_lock_behind(void **state)
         struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
         int fd = open(fix.path, O_RDWR);
 
-        _exit(flock(fd, LOCK_EX | LOCK_NB) || fcntl(fd, F_SETLK, &all));
+        unit_exit(flock(fd, LOCK_EX | LOCK_NB) || fcntl(fd, F_SETLK, &all));
     }
     reap(&pid, 1);
 }
 
+/* Whose children start the sink by themselves, as httpd's do. */
+#define TEST_FORKING(f) \
+    cmocka_unit_test_setup_teardown(f, set_up_parent, tear_down)
+
 static const struct CMUnitTest tests[] = {
-    TEST(test_sink_file_keeps_lines_of_many_processes_whole),
+    TEST_FORKING(test_sink_file_keeps_lines_of_many_processes_whole),
     TEST(test_sink_file_keeps_lines_of_threads_whole),
-    TEST(test_sink_file_takes_back_nothing_of_others),
+    TEST_FORKING(test_sink_file_takes_back_nothing_of_others),
     TEST(test_sink_file_keeps_its_locks_whoever_tries_them),
     TEST(test_sink_file_appends_behind_who_ignores_its_locks),
     TEST(test_sink_file_leaves_no_hole_when_it_is_truncated),

@@ -7,7 +7,10 @@
 #include "unit.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <pthread.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
 
 #include "uuid.h"
 
@@ -277,21 +280,70 @@ static void test_uuid_v4_has_version_and_variant_and_differs(void **state)
     }
 }
 
-static void test_uuid_random_fills_all_it_is_asked_for(void **state)
-{
-    /* Beyond 256 bytes getrandom() may be interrupted and give less. */
-    uint8_t buf[4096 + 16] = {0};
-    int zeros = 0;
+/* The system's random source, which gives as little as it is told to. */
+static size_t random_gives;
+static int random_errno;
 
-    assert_int_equal(ue_random(buf, 4096), APR_SUCCESS);
-    for (int i = 0; i < 4096; i++) {
+ssize_t getrandom(void *buf, size_t len, unsigned flags)
+{
+    if (random_errno) {
+        errno = random_errno;
+        if (errno == EINTR) {
+            random_errno = 0; /* by one signal */
+        }
+        return -1;
+    }
+    if (random_gives && len > random_gives) {
+        len = random_gives;
+    }
+    return syscall(SYS_getrandom, buf, len, flags);
+}
+
+static void check_filled(size_t len)
+{
+    uint8_t buf[4096 + 16] = {0};
+    size_t zeros = 0;
+
+    assert_true(len <= 4096);
+    assert_int_equal(ue_random(buf, len), APR_SUCCESS);
+    for (size_t i = 0; i < len; i++) {
         zeros += buf[i] == 0;
     }
-    assert_in_range(zeros, 0, 80); /* 16 are to be expected */
-    for (int i = 4096; i < 4096 + 16; i++) {
+    assert_true(zeros <= len / 256 * 5 + 3);
+    for (size_t i = len; i < sizeof(buf); i++) {
         assert_int_equal(buf[i], 0);
     }
-    assert_int_equal(ue_random(NULL, 0), APR_SUCCESS);
+}
+
+static void test_uuid_random_fills_all_it_is_asked_for(void **state)
+{
+    check_filled(0);
+    check_filled(16);
+    check_filled(4096);
+    random_gives = 100; /* beyond 256 bytes it may be interrupted */
+    check_filled(4096);
+    random_gives = 1;
+    check_filled(16);
+    random_gives = 0;
+}
+
+static void test_uuid_random_survives_a_signal(void **state)
+{
+    random_errno = EINTR;
+    check_filled(300);
+    assert_int_equal(random_errno, 0);
+}
+
+static void test_uuid_without_a_random_source_says_so(void **state)
+{
+    ue_uuidgen_t gen;
+    ue_uuid_t id;
+
+    random_errno = ENOSYS;
+    assert_int_equal(ue_random(&id, sizeof(id)), ENOSYS);
+    assert_int_equal(ue_uuidgen_seed(&gen), ENOSYS);
+    assert_int_equal(ue_uuid_v4(&id), ENOSYS);
+    random_errno = 0;
 }
 
 static const struct CMUnitTest tests[] = {
@@ -307,6 +359,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_uuid_v7_spreads_its_random_bits),
     cmocka_unit_test(test_uuid_v4_has_version_and_variant_and_differs),
     cmocka_unit_test(test_uuid_random_fills_all_it_is_asked_for),
+    cmocka_unit_test(test_uuid_random_survives_a_signal),
+    cmocka_unit_test(test_uuid_without_a_random_source_says_so),
 };
 
 UNIT_MAIN(tests)
