@@ -17,9 +17,9 @@ build="make gcc libc6-dev apache2-dev libapr1-dev libaprutil1-dev \
 libjson-c-dev libssl-dev zlib1g-dev"
 demo="$build apache2-bin python3 curl procps"
 test="$demo libcmocka-dev python3-pytest python3-pytest-xdist python3-h2 \
-python3-websockets \
-ca-certificates python3-pyflakes nghttp2-client wrk valgrind strace clang clang-format-16 \
-clang-tidy libclang-rt-14-dev shellcheck prometheus nginx-light openssl"
+python3-websockets python3-pyflakes nghttp2-client nginx-light wrk valgrind \
+strace clang clang-format-16 clang-tidy libclang-rt-14-dev shellcheck \
+prometheus openssl ca-certificates"
 bench="$demo nginx-light nghttp2-client wrk valgrind"
 
 usage() {
