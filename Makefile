@@ -1,11 +1,12 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 #
-# make            the module (with apxs) and usagectl
-# make install    into httpd's module directory and $(bindir)
-# make deps       what building, testing and the demo need, on Debian
-# make demo       a gateway before a small backend, from key to event
-# make test       everything that must hold
-# make help       the other targets
+# make                the module (with apxs) and usagectl
+# make install        into httpd's module directory and $(bindir)
+# make deps           install what building needs, on Debian
+# make demo           a gateway before a small backend, from key to event
+# make test           install what it needs, and run everything that must hold
+# make clean          remove what was built
+# make help           this list, and the parts of make test
 
 APXS    ?= $(firstword $(wildcard /usr/bin/apxs /usr/local/bin/apxs) apxs)
 CC      ?= cc

@@ -8,8 +8,9 @@
  * description that they share. So a write happens under three locks: a flag,
  * among the threads of this process (virtual hosts with settings of their own
  * have workers of their own); fcntl()'s, which belong to the process, among the
- * children; and flock()'s, for everyone outside. None is waited for: a stopped
- * process must not stop the others' workers, which have a deadline at the end.
+ * children; and flock()'s, for everyone outside. None is waited for longer than
+ * a millisecond: a stopped process must not stop the others' workers, which
+ * have a deadline at the end.
  *
  * A disk may take half a second to sync, in which nobody would empty the queue,
  * so a thread beside the worker does that.
@@ -46,10 +47,12 @@ typedef struct {
     int broken;              /* the last write failed */
     apr_time_t locked_since; /* monotonic; 0: the last lock was to be had */
     ue_log_limit_t failing;
+    ue_log_limit_t tearing;
     /* the syncing thread's */
     _Atomic int dirty;
     _Atomic int ending;
     _Atomic int running;
+    ue_log_limit_t unsynced;
     sem_t wake;
 } file_t;
 
@@ -58,16 +61,21 @@ static atomic_flag writing = ATOMIC_FLAG_INIT;
 
 static apr_status_t sync_now(file_t *file)
 {
-    if (atomic_exchange(&file->dirty, 0) && fdatasync(file->fd) != 0) {
-        apr_status_t rv = errno;
+    apr_status_t rv;
+    uint32_t held;
 
+    if (!atomic_exchange(&file->dirty, 0) || fdatasync(file->fd) == 0) {
+        return APR_SUCCESS;
+    }
+    rv = errno;
+    if (ue_log_limit_pass(&file->unsynced, ue_monotonic(), LOG_EVERY, &held)) {
         ue_log(UE_LOG_ERR, rv,
                "UE0304: event file: %s: cannot be synced; events written "
-               "since the last sync may not outlive a power failure",
-               file->path);
-        return rv;
+               "since the last sync may not outlive a power failure "
+               "(%u such lines held back)",
+               file->path, held);
     }
-    return APR_SUCCESS;
+    return rv;
 }
 
 static void *keep_synced(void *data)
@@ -178,11 +186,12 @@ static int ends_torn(const file_t *file, off_t size)
 }
 
 /** Append all of it, or leave the file as it was. The file is locked. */
-static apr_status_t append(const file_t *file, const char *buf, size_t len)
+static apr_status_t append(file_t *file, const char *buf, size_t len)
 {
     off_t before = lseek(file->fd, 0, SEEK_END);
     struct iovec parts[2] = {{(void *)(uintptr_t) "\n", 0},
                              {(void *)(uintptr_t)buf, len}};
+    uint32_t held;
     ssize_t n;
 
     if (before < 0) {
@@ -202,11 +211,13 @@ static apr_status_t append(const file_t *file, const char *buf, size_t len)
     if ((size_t)n == parts[0].iov_len + len) {
         return APR_SUCCESS;
     }
-    if (ftruncate(file->fd, before) != 0) {
+    if (ftruncate(file->fd, before) != 0
+        && ue_log_limit_pass(&file->tearing, ue_monotonic(), LOG_EVERY,
+                             &held)) {
         ue_log(UE_LOG_ERR, errno,
                "UE0301: event file: %s: a torn line is left in it; its "
-               "events are written again",
-               file->path);
+               "events are written again (%u such lines held back)",
+               file->path, held);
     }
     return APR_ENOSPC; /* what a short write to a file means */
 }
@@ -224,10 +235,10 @@ static void note_result(file_t *file, apr_status_t rv, size_t count)
                                   &held)) {
         ue_log(UE_LOG_ERR, rv,
                "UE0302: event file: %s: cannot be written%s; a batch of %u "
-               "events waits and is tried again",
+               "events waits and is tried again (%u such lines held back)",
                file->path,
                rv == APR_EBUSY ? ", since somebody keeps it locked" : "",
-               (unsigned)count);
+               (unsigned)count, held);
     }
     file->broken = rv != APR_SUCCESS;
 }

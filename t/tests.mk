@@ -1,33 +1,35 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 #
-# make test          everything: installs what is missing, builds, runs all of
-#                    the following but those that say otherwise
-# make unit          unit tests
-# make valgrind      unit tests under valgrind
-# make tsan          unit tests under ThreadSanitizer (not in make test)
-# make integration   a real httpd, real clients, real backends
-# make asan          unit, integration and fuzzers' seeds with ASan and UBSan;
-#                    make test runs the part of it that ASAN_PART names
-# make fuzz          fuzzers, FUZZ_TIME seconds each
-# make guard lint    documentation against code; form and static checks
-# make test-faults   the long runs (not in make test)
-# make bench         what a request costs (not in make test)
+# make unit           unit tests
+# make valgrind       unit tests under valgrind
+# make tsan           unit tests under ThreadSanitizer (not in make test)
+# make integration    a real httpd, real clients, real backends
+# make asan           unit and integration tests with ASan and UBSan
+# make fuzz           fuzzers with ASan and UBSan, FUZZ_TIME seconds each
+# make guard          documentation against code, and what files look like
+# make lint           form and static checks
+# make test-faults    hundreds of restarts and kills (not in make test)
+# make bench          what a request costs (not in make test)
 #
-# PYTEST takes more options: make integration PYTEST="-k trap -x"
+# In make test are all but those that say otherwise, and of make asan the part
+# that ASAN_PART names. PYTEST takes more options: make integration
+# PYTEST="-k trap -x".
 
 JOBS      ?= 2
 FUZZ_TIME ?= 10
 PYTEST    ?=
 SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # What of the integration tests make test runs a second time, with ASan.
-ASAN_PART ?= t/integration/test_1*.py t/integration/test_3*.py
+ASAN_PART ?= t/integration/test_03*.py t/integration/test_05*.py \
+             t/integration/test_1*.py t/integration/test_21*.py \
+             t/integration/test_3*.py
 
 .PHONY: deps deps-demo deps-test deps-bench demo test unit valgrind tsan \
         tsan-unit run-fuzz asan asan-build asan-unit asan-integration integration fuzz fuzz-build \
         guard lint bench test-faults
 
 deps:
-	scripts/deps.sh build demo test
+	scripts/deps.sh build
 deps-demo deps-test deps-bench: deps-%:
 	scripts/deps.sh $*
 
@@ -103,7 +105,7 @@ lint:
 	@scripts/lint
 
 test-faults: all
-	UE_FAULTS=1 $(run_pytest) $(PYTEST) t/integration
+	UE_FAULTS=1 $(run_pytest) $(PYTEST) t/integration/test_040_restarts.py
 
 bench: deps-bench
 	$(MAKE) all

@@ -50,6 +50,9 @@ def pytest_sessionfinish(session):
     if is_worker(config) or not hasattr(config, "ue_base"):
         return
     config.ue_found = processes.find_secrets(config.ue_base)
+    if session.testscollected > 100 and not processes.registered(
+            config.ue_base):
+        config.ue_found = ["no key was registered, so none was searched for"]
     if config.ue_found and session.exitstatus in (0, 5):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     failed = session.testsfailed or config.ue_found

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import new_dir, register_secret
+
 REPO = Path(__file__).resolve().parents[2]
 USAGECTL = os.environ.get("USAGECTL", str(REPO / "usagectl"))
 
@@ -49,7 +51,9 @@ class Store:
         return done
 
     def create(self, *args, org=ORG):
-        return self.ok("key", "create", "--org", org, *args).stdout.rstrip()
+        key = self.ok("key", "create", "--org", org, *args).stdout.rstrip()
+        register_secret(key)
+        return key
 
     def read(self):
         return json.loads(self.path.read_text(encoding="utf-8"))
@@ -62,6 +66,12 @@ class Store:
 
     def files(self):
         return sorted(p.name for p in self.dir.iterdir())
+
+
+@pytest.fixture
+def tmp_path():
+    """Where the search for keys at the end of the suite looks, too."""
+    return new_dir("usagectl")
 
 
 @pytest.fixture

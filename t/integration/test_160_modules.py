@@ -1,5 +1,6 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 """Beside other modules: whichever comes first, and those that are not there."""
+import fcntl
 import re
 
 import pytest
@@ -171,6 +172,8 @@ def test_loaded_and_not_configured_it_does_nothing(gateway, trap):
 
 VHOSTS = """
 UsageExempt /free
+UsageExemptPreflight On
+UsageOverflow refuse
 <VirtualHost *:{port}>
     ServerName metered.test
 </VirtualHost>
@@ -187,6 +190,7 @@ UsageExempt /free
     UsageKeyHeader X-Other-Key
     UsageRequestId trust
     UsageKeyHide Off
+    UsageExemptPreflight Off
 </VirtualHost>
 <VirtualHost *:{port}>
     ServerName lax.test
@@ -218,6 +222,47 @@ def test_virtual_hosts_are_merged(hosts, trap):
     assert gw.get("/free", host="metered.test").status == 200
     assert gw.get("/other-free", host="metered.test").status == 401
     assert [e["organization_id"] for e in gw.wait_events(1)] == [ORG]
+
+
+PREFLIGHT = [("Origin", "https://a.example"),
+             ("Access-Control-Request-Method", "GET")]
+
+
+def test_preflight_is_merged(hosts):
+    gw, _, _ = hosts
+    for host, status in (("metered.test", 200), ("other.test", 401)):
+        a = gw.request("OPTIONS", "/x", headers=PREFLIGHT, host=host)
+        assert a.status == status, host
+
+
+def test_overflow_is_merged(gateway):
+    """The server refuses where there is no room, and so does a virtual host
+    that says nothing; another drops."""
+    gw = gateway(children=1, usage={"UsageJournalSlots": 64,
+                                    "UsageKafkaBufferSize": 64},
+                 server_conf="""
+UsageOverflow refuse
+<VirtualHost *:{port}>
+    ServerName refuse.test
+    Alias / {htdocs}/
+</VirtualHost>
+<VirtualHost *:{port}>
+    ServerName drop.test
+    UsageOverflow drop
+    Alias / {htdocs}/
+</VirtualHost>
+""")
+    key, _, _ = gw.add_key()
+    gw.start()
+    with open(gw.event_file, "rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        for _ in range(70):
+            gw.get("/local/hello.txt", key=key, host="refuse.test")
+        assert gw.get("/local/hello.txt", key=key,
+                      host="refuse.test").status == 503
+        assert gw.get("/local/hello.txt", key=key,
+                      host="drop.test").status == 200
+    assert gw.settled()["usage_events_lost_total"]["overflow"] == 1
 
 
 def test_a_virtual_host_may_be_off(hosts, trap):
