@@ -90,29 +90,31 @@ static int queue_is_full(const ue_producer_t *p)
            >= (int32_t)p->config.buffer_size;
 }
 
+int ue_producer_has_room(const ue_producer_t *p)
+{
+    return !queue_is_full(p) && !ue_journal_is_full(p->journal);
+}
+
 apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
                                ue_overflow_t overflow, ue_slot_ref_t *ref)
 {
-    apr_status_t rv = APR_EAGAIN;
+    apr_status_t rv;
 
     *ref = 0;
+    if (overflow == UE_OVERFLOW_REFUSE && !ue_producer_has_room(p)) {
+        return APR_EAGAIN;
+    }
     /* Counted before there is a slot that somebody else could deliver. */
     ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, 1);
-    if (overflow == UE_OVERFLOW_DROP || !queue_is_full(p)) {
-        rv = ue_journal_admit(p->journal, a, ref);
-    }
+    rv = ue_journal_admit(p->journal, a, ref);
     if (rv != APR_SUCCESS && overflow == UE_OVERFLOW_DROP) {
         drop(p, &a->organization_id);
     }
     else if (rv != APR_SUCCESS) {
+        /* The last slot went in between. */
         ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, (uint64_t)-1);
     }
     return rv;
-}
-
-int ue_producer_has_room(const ue_producer_t *p)
-{
-    return !queue_is_full(p) && !ue_journal_is_full(p->journal);
 }
 
 /** Take a completed slot back from a queue that will not be read or had no

@@ -1,12 +1,18 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 """scripts/gateway: a whole gateway from the environment; and the demo."""
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import termios
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -399,6 +405,42 @@ def test_demo_can_be_interrupted():
     demo.send_signal(signal.SIGTERM)
     demo.stdout.read()
     assert demo.wait(30) == 130
+    assert session_members(demo.pid) == []
+
+
+NOBODY = 65534
+UIDS = [0, NOBODY] if os.geteuid() == 0 else [os.geteuid()]
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_demo_runs_on_at_a_terminal_until_ctrl_c(uid):
+    """As root or not: it stays after the tour, and Ctrl-C ends all of it."""
+    tmp = new_dir("demo")
+    tmp.chmod(0o777)
+    copy = new_dir("checkout")  # one that everybody may read
+    for name in ("scripts", "conf", ".libs"):
+        shutil.copytree(REPO / name, copy / name)
+    shutil.copy(REPO / "usagectl", copy / "usagectl")
+    master, slave = pty.openpty()
+    demo = subprocess.Popen([copy / "scripts/demo"], user=uid,
+                            env=clean_env(TMPDIR=str(tmp)), stdin=slave,
+                            stdout=slave, stderr=slave,
+                            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(
+                                0, termios.TIOCSCTTY, 0)))
+    os.close(slave)
+    seen = b""
+    while b"Ctrl-C" not in seen:
+        ready, _, _ = select.select([master], [], [], 60)
+        assert ready, seen
+        seen += os.read(master, 65536)
+    assert b"usage_events_delivered_total 3" in seen
+    assert demo.poll() is None
+    os.write(master, b"\x03")
+    with contextlib.suppress(OSError):  # the terminal's end
+        while os.read(master, 65536):
+            pass
+    assert demo.wait(30) == 0
+    os.close(master)
     assert session_members(demo.pid) == []
 
 

@@ -212,6 +212,7 @@ static void test_metrics_waiting_is_what_is_neither_delivered_nor_lost(
         assert_int_equal(
             sum_of(metrics).value[UE_M_EVENTS_LOST_OVERFLOW + cause], 3);
     }
+    assert_int_equal(sum_of(metrics).lost, 3 * UE_LOSSES);
     assert_int_equal(sum_of(metrics).waiting, 40 - 3 * UE_LOSSES);
     /* read in the middle of a change, it is never negative */
     ue_metrics_add(seat, UE_M_EVENTS_DELIVERED, 100);

@@ -154,6 +154,67 @@ static void test_producer_drops_what_no_slot_is_free_for(void **state)
     assert_int_equal(sum_now().waiting, SLOTS);
 }
 
+typedef struct {
+    _Atomic int stop;
+    unsigned refused;
+    unsigned wrong;
+} vain_t;
+
+static void *admit_in_vain(void *arg)
+{
+    ue_admission_t a = numbered(3000);
+    vain_t *vain = arg;
+
+    while (!vain->stop) {
+        ue_slot_ref_t ref;
+        apr_status_t rv =
+            ue_producer_admit(fix.producer, &a, UE_OVERFLOW_REFUSE, &ref);
+
+        vain->refused++;
+        vain->wrong += rv != APR_EAGAIN;
+    }
+    return NULL;
+}
+
+/* A counter that falls is one that began anew, to Prometheus. What is refused
+ * for want of room is not even counted for a moment. */
+static void test_producer_counts_nothing_that_it_refuses(void **state)
+{
+    vain_t vain = {.wrong = 0};
+    unsigned fell = 0;
+    pthread_t thread;
+
+    make_stuck_producer();
+    assert_true(ue_producer_has_room(fix.producer));
+    send_all(1, 1 + BUFFER);
+    assert_false(ue_producer_has_room(fix.producer));
+    assert_int_equal(pthread_create(&thread, NULL, admit_in_vain, &vain), 0);
+    for (unsigned n = unit_loops(300000); n > 0; n--) {
+        fell += metric(UE_M_EVENTS_ADMITTED) != 1 + BUFFER;
+    }
+    vain.stop = 1;
+    pthread_join(thread, NULL);
+    assert_true(vain.refused > 0);
+    assert_int_equal(vain.wrong, 0);
+    assert_int_equal(fell, 0);
+    assert_int_equal(lost_in_all(), 0);
+    fakes[0].stuck = 0;
+    EVENTUALLY(ue_producer_has_room(fix.producer));
+}
+
+/* Nor is there room where the queue has some, but no slot is free. */
+static void test_producer_has_no_room_without_a_slot(void **state)
+{
+    unsigned taken = 0;
+
+    make_stuck_producer();
+    while (taken++ < SLOTS - 1) {
+        assert_true(ue_producer_has_room(fix.producer));
+        admit(100 + taken);
+    }
+    assert_false(ue_producer_has_room(fix.producer));
+}
+
 /* A request that was let through before the queue was full is not dropped:
  * it stays in its slot, and is found there. */
 static void test_producer_refusing_strands_what_was_admitted(void **state)
@@ -349,6 +410,8 @@ static const struct CMUnitTest tests[] = {
     TEST(test_producer_drops_what_the_queue_has_no_room_for),
     TEST(test_producer_speaks_of_drops_once_a_second),
     TEST(test_producer_drops_what_no_slot_is_free_for),
+    TEST(test_producer_counts_nothing_that_it_refuses),
+    TEST(test_producer_has_no_room_without_a_slot),
     TEST(test_producer_refusing_strands_what_was_admitted),
     TEST(test_producer_flush_finds_what_is_stranded),
     TEST(test_producer_shows_how_full_its_queue_was),
