@@ -1,6 +1,8 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "hooks.h"
 
+#include <assert.h>
+
 #include "http_core.h"
 #include "http_log.h"
 #include "http_protocol.h"
@@ -107,6 +109,13 @@ static void admit(request_rec *r, ue_request_t *req, const char *path,
         req->decision.verdict = UE_UNAVAILABLE;
     }
 }
+
+static_assert((int)UE_M_REQUESTS_EXEMPT == (int)UE_EXEMPT
+                  && (int)UE_M_REQUESTS_UNAVAILABLE == (int)UE_UNAVAILABLE,
+              "a verdict is the number of its counter");
+static_assert((int)UE_M_KEYS_HIT + (int)UE_KEYSTORE_UNKNOWN
+                  == (int)UE_M_KEYS_UNKNOWN,
+              "so is how a look-up went, from the first on");
 
 static void count_decision(const ue_request_t *req)
 {

@@ -1,6 +1,7 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "metrics.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -70,6 +71,10 @@ const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {
 
 static const char *const loss_names[UE_LOSSES] = {
     "overflow", "rejected", "shutdown", "torn", "unknown"};
+
+static_assert((int)UE_M_EVENTS_LOST_OVERFLOW + (int)UE_LOST_UNKNOWN
+                  == (int)UE_M_EVENTS_LOST_UNKNOWN,
+              "a cause is the number of its counter, from the first on");
 
 struct ue_seat_t {
     _Atomic pid_t pid; /* 0: free */
