@@ -49,15 +49,15 @@ static void test_producer_sends_what_has_waited(void **state)
     apr_time_t begin;
     apr_interval_time_t took;
 
-    config.flush_interval = apr_time_from_msec(200);
+    config.flush_interval = apr_time_from_msec(500);
     make_producer(&config, 1);
     begin = ue_monotonic();
     send_all(0, 3);
     EVENTUALLY(fakes[0].delivered == 3);
     took = ue_monotonic() - begin;
     /* two ticks of ten milliseconds early at most */
-    assert_true(took >= apr_time_from_msec(170));
-    assert_true(RUNNING_ON_VALGRIND || took < apr_time_from_sec(2));
+    assert_true(took >= apr_time_from_msec(470));
+    assert_true(RUNNING_ON_VALGRIND || took < apr_time_from_sec(3));
     assert_int_equal(fakes[0].batches, 1);
 }
 
@@ -172,6 +172,23 @@ static void test_producer_asks_a_failing_sink_again(void **state)
     check_seen(&fakes[0], 0, 40);
     check_account();
     assert_int_equal(lost_in_all(), 0);
+}
+
+/* Not at each tick: a sink in trouble may do much before it says so. */
+static void test_producer_gives_a_failing_sink_a_break(void **state)
+{
+    unsigned before;
+
+    make_producer(&unit_config, 1);
+    fakes[0].mode = SINK_FAILS;
+    send_all(0, 200);
+    EVENTUALLY(fakes[0].calls > 0);
+    before = fakes[0].calls;
+    apr_sleep(apr_time_from_msec(600));
+    assert_in_range(fakes[0].calls - before, 0, 6);
+    fakes[0].mode = SINK_TAKES;
+    EVENTUALLY(metric(UE_M_EVENTS_DELIVERED) == 200);
+    check_account();
 }
 
 /* A sink that is only busy is no error, and asked again sooner. */
@@ -416,6 +433,7 @@ static const struct CMUnitTest tests[] = {
     TEST(test_producer_uses_its_slots_again),
     TEST(test_producer_counts_batches_and_latency),
     TEST(test_producer_asks_a_failing_sink_again),
+    TEST(test_producer_gives_a_failing_sink_a_break),
     TEST(test_producer_asks_a_busy_sink_again_soon),
     TEST(test_producer_offers_again_what_was_not_taken),
     TEST(test_producer_counts_what_a_sink_refuses),

@@ -78,6 +78,64 @@ static void test_producer_close_waits_for_a_sink_to_recover(void **state)
     check_account();
 }
 
+/* What a sink has taken and not reported yet is waited for. */
+static void test_producer_close_waits_for_late_reports(void **state)
+{
+    ue_producer_config_t config = patient_config(apr_time_from_sec(20));
+    apr_time_t begin = ue_monotonic();
+
+    make_producer(&config, 1);
+    fakes[0].mode = SINK_REPORTS_LATE;
+    fakes[0].late_until = begin + apr_time_from_msec(300);
+    send_all(0, 50);
+    assert_int_equal(close_producer(), APR_SUCCESS);
+    assert_true(ue_monotonic() >= fakes[0].late_until);
+    assert_int_equal(metric(UE_M_EVENTS_DELIVERED), 50);
+    check_account();
+}
+
+static void *close_in_thread(void *said)
+{
+    *(apr_status_t *)said = close_producer();
+    return NULL;
+}
+
+/* While the close waits for a sink, requests end and are recorded. Nobody reads
+ * the queue any more, but that it is full is no reason to drop them. */
+static void test_producer_close_takes_what_is_recorded_meanwhile(void **state)
+{
+    ue_producer_config_t config = unit_config;
+    ue_slot_ref_t open[20];
+    apr_status_t said = -1;
+    pthread_t thread;
+
+    config.batch_size = 1;
+    config.buffer_size = 4;
+    config.slots = 64;
+    config.drain_timeout = SOON;
+    make_producer(&config, 1);
+    fakes[0].stuck = 1;
+    send_all(0, 1);
+    EVENTUALLY(fakes[0].in_submit);
+    for (unsigned i = 0; i < 20; i++) {
+        open[i] = admit(1 + i);
+    }
+    assert_int_equal(pthread_create(&thread, NULL, close_in_thread, &said), 0);
+    EVENTUALLY(atomic_load(&fix.producer->stage) == STAGE_CLOSING);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(ue_producer_record(fix.producer, open[i],
+                                            &unit_completion, UE_OVERFLOW_DROP),
+                         APR_SUCCESS);
+    }
+    fakes[0].stuck = 0;
+    pthread_join(thread, NULL);
+    assert_int_equal(said, APR_SUCCESS);
+    check_seen(&fakes[0], 0, 21);
+    assert_int_equal(fakes[0].interrupted, 0);
+    assert_int_equal(lost_in_all(), 0);
+    check_account();
+}
+
 static void test_producer_close_counts_what_a_failing_sink_leaves(void **state)
 {
     ue_producer_config_t config = patient_config(apr_time_from_msec(300));
@@ -323,6 +381,8 @@ static const struct CMUnitTest tests[] = {
     TEST(test_producer_close_delivers_what_waits),
     TEST(test_producer_close_records_what_was_never_logged),
     TEST(test_producer_close_waits_for_a_sink_to_recover),
+    TEST(test_producer_close_waits_for_late_reports),
+    TEST(test_producer_close_takes_what_is_recorded_meanwhile),
     TEST(test_producer_close_counts_what_a_failing_sink_leaves),
     TEST(test_producer_close_counts_what_one_sink_leaves),
     TEST(test_producer_close_ends_with_a_stuck_sink),

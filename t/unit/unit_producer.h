@@ -37,6 +37,7 @@ typedef struct {
     _Atomic int mode;
     _Atomic int stuck;             /* submit() doesn't return */
     _Atomic unsigned refuse_every; /* of so many numbers, refuse one for good */
+    _Atomic apr_time_t late_until; /* monotonic: no report before */
     /* seen by the sink */
     _Atomic int in_submit;
     _Atomic unsigned calls;
@@ -200,7 +201,7 @@ static inline void fake_poll(ue_sink_t *sink, apr_time_t now)
 {
     fake_sink_t *fake = (fake_sink_t *)sink;
 
-    if (fake->stuck) {
+    if (fake->stuck || ue_monotonic() < fake->late_until) {
         return;
     }
     while (fake->late_count > 0) {

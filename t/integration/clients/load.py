@@ -61,7 +61,7 @@ class Recorder:
     """wrk that runs until it is stopped, whatever happens to its connections.
     answered() is what it got: [(status, request id)]."""
 
-    def __init__(self, gw, targets, threads=2, connections=16, bound=120):
+    def __init__(self, gw, targets, threads=2, connections=16, bound=1200):
         keys, self.out = secret_file("wrk-keys"), new_dir("client-wrk") / "seen"
         keys.write_text("".join(f"{path}\t{key}\n" for path, key in targets))
         self.threads = threads
