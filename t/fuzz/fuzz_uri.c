@@ -52,30 +52,37 @@ static void check_path(const char *target, const char *path, size_t len)
     }
 }
 
+/* Made valid, and cut where it is too long: to whole characters, no shorter
+ * than it must be. */
 static void check_clean(const char *from, size_t len, size_t max)
 {
+    size_t room = 3 * len + 1;
+    char *whole = malloc(room);
     char *once = malloc(max ? max : 1);
     char *twice = malloc(max ? max : 1);
+    size_t all;
     size_t n;
 
-    CHECK(once && twice);
+    CHECK(whole && once && twice);
+    all = ue_utf8_clean(whole, room, from, len);
+    CHECK(fuzz_is_utf8(whole, all));
+    if (fuzz_is_utf8(from, len)) {
+        CHECK(all == len && memcmp(whole, from, len) == 0);
+    }
     n = ue_utf8_clean(once, max, from, len);
     CHECK(n <= max);
     CHECK(fuzz_is_utf8(once, n));
+    if (all <= max) {
+        CHECK(n == all && memcmp(once, whole, n) == 0);
+    }
+    else if (max >= 3) {
+        CHECK(n >= 3 && n + 3 >= max);
+        CHECK(memcmp(once + n - 3, "\xe2\x80\xa6", 3) == 0);
+        CHECK(memcmp(once, whole, n - 3) == 0);
+    }
     CHECK(ue_utf8_clean(twice, max, once, n) == n);
     CHECK(memcmp(once, twice, n) == 0);
-    if (fuzz_is_utf8(from, len) && len <= max) {
-        CHECK(n == len && memcmp(once, from, n) == 0);
-    }
-    else if (len > max) {
-        /* nothing gets shorter by being made valid but the end of a character
-         * that was cut off, so there was a cut */
-        CHECK(max < 3 || len <= 3 * max || n >= 3);
-    }
-    if (max >= 3 && n >= 3 && len > 0 && max - n < 3
-        && memcmp(once + n - 3, "\xe2\x80\xa6", 3) == 0) {
-        CHECK(n <= max);
-    }
+    free(whole);
     free(once);
     free(twice);
 }
