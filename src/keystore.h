@@ -43,9 +43,6 @@ typedef enum {
 
 typedef struct ue_keystore_t ue_keystore_t;
 
-/** Told when a watched store took up a change, or refused one. */
-typedef void ue_keystore_changed_fn(void *baton, int taken_up);
-
 typedef struct {
     const char *scheme; /**< as in "file:PATH" */
     size_t layout;      /**< tells one layout of its memory from another */
