@@ -3,6 +3,7 @@
 
 #include "event.h"
 
+#include <assert.h>
 /* Two decimal digits at a time halve the divisions. */
 static const char two_digits[200 + 1] =
     "00010203040506070809101112131415161718192021222324"
@@ -173,13 +174,20 @@ char *ue_time_write(apr_time_t when, char *to)
 #define PUT(to, literal) \
     (memcpy((to), (literal), sizeof(literal) - 1), (to) + sizeof(literal) - 1)
 
+#define REQUEST_ID "{\"request_id\":\""
+#define ORGANIZATION_ID "\",\"organization_id\":\""
+
+static_assert(sizeof(REQUEST_ID ORGANIZATION_ID) - 1 + UE_UUID_LEN
+                  == UE_EVENT_ORGANIZATION,
+              "what comes before the organization has a fixed length");
+
 size_t ue_event_json(const ue_event_t *event, char *to)
 {
     char *p = to;
 
-    p = PUT(p, "{\"request_id\":\"");
+    p = PUT(p, REQUEST_ID);
     p = ue_uuid_write(&event->request_id, p);
-    p = PUT(p, "\",\"organization_id\":\"");
+    p = PUT(p, ORGANIZATION_ID);
     p = ue_uuid_write(&event->organization_id, p);
     p = PUT(p, "\",\"api_key_id\":\"");
     p = ue_uuid_write(&event->api_key_id, p);

@@ -39,6 +39,9 @@ typedef struct {
  */
 #define UE_EVENT_JSON_MAX ((UE_ENDPOINT_MAX + UE_METHOD_MAX) * 6 + 512)
 
+/** Where the organization begins in it, UE_UUID_LEN characters. */
+#define UE_EVENT_ORGANIZATION 72
+
 /**
  * Write the nine-key JSON object: no spaces, no line feed (RFC 8259, RFC 3339;
  * docs/formats.md has the bytes).

@@ -236,6 +236,7 @@ apr_status_t ue_journal_admit(ue_journal_t *j, const ue_admission_t *a,
     slot->organization_id = a->organization_id;
     slot->api_key_id = a->api_key_id;
     slot->timestamp = a->timestamp;
+    slot->number = 0;
     slot->method = code;
     slot->flags = further ? FLAG_FURTHER : 0;
     slot->generation++;
@@ -292,6 +293,32 @@ static int change_any(first_t *slot, unsigned from, ue_slot_state_t to)
 int ue_journal_list(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
 {
     return change_any(&slot_at(j, ref)->first, from, UE_SLOT_LISTED);
+}
+
+void ue_journal_send(ue_journal_t *j, ue_slot_ref_t ref, uint32_t partition,
+                     uint64_t number)
+{
+    first_t *slot = &slot_at(j, ref)->first;
+
+    slot->partition = partition;
+    slot->number = number;
+    change(slot, UE_SLOT_LISTED, UE_SLOT_SENT);
+}
+
+void ue_journal_unsend(ue_journal_t *j, ue_slot_ref_t ref)
+{
+    change(&slot_at(j, ref)->first, UE_SLOT_SENT, UE_SLOT_LISTED);
+}
+
+void ue_journal_forget(ue_journal_t *j, ue_slot_ref_t ref)
+{
+    slot_at(j, ref)->first.number = 0;
+    ue_journal_unsend(j, ref);
+}
+
+uint64_t ue_journal_number(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return slot_at(j, ref)->first.number;
 }
 
 int ue_journal_settle(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)

@@ -11,10 +11,10 @@
  * an event is taken at admission, and what is queued afterwards is only a
  * reference to it.
  *
- * A slot goes FREE → ADMITTED → COMPLETE → LISTED → FREE. The request thread
- * owns it until it has completed it, then the producer's worker does; the
- * closing thread may seal a slot that was never completed. Each hand-over is
- * one atomic change of the slot's state, so whoever loses a race knows it.
+ * A slot goes FREE → ADMITTED → COMPLETE → LISTED (→ SENT) → FREE. The request
+ * thread owns it until it has completed it, then the producer's worker does;
+ * the closing thread may seal a slot that was never completed. Each hand-over
+ * is one atomic change of the slot's state, so whoever loses a race knows it.
  *
  *   state      owner           what it means
  *   FREE       free list
@@ -23,6 +23,7 @@
  *   COMPLETE   queue           its reference is in the queue
  *   STRANDED   nobody          complete, but the queue was full: walk to find
  *   LISTED     worker          the worker waits for it to be delivered
+ *   SENT       worker          handed over under a number; maybe stored
  *   FURTHER    first slot      holds more text of a slot in front of it
  *
  * Free slots form a stack: a slot is used again while it is still in a cache,
@@ -34,7 +35,7 @@
  * still log after everything was closed.
  *
  * A slot has 192 bytes, laid out as docs/journal.md says, with room for what a
- * spool on disk needs (number, partition, checks): these fields are zero here.
+ * spool on disk needs (the checks): these fields are zero here.
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -62,6 +63,7 @@ typedef enum {
     UE_SLOT_COMPLETE,
     UE_SLOT_STRANDED,
     UE_SLOT_LISTED,
+    UE_SLOT_SENT,
     UE_SLOT_FURTHER
 } ue_slot_state_t;
 
@@ -147,6 +149,24 @@ int ue_journal_settle(ue_journal_t *journal, ue_slot_ref_t ref, unsigned from);
  */
 void ue_journal_read(const ue_journal_t *journal, ue_slot_ref_t ref,
                      ue_event_t *event, char *buf);
+
+/**
+ * LISTED → SENT: the event goes out under this number, and may be stored from
+ * now on. One that was sent before keeps its number.
+ * @param number in its stream and partition, from 1
+ * @locality     worker, before it hands the event over
+ */
+void ue_journal_send(ue_journal_t *journal, ue_slot_ref_t ref,
+                     uint32_t partition, uint64_t number);
+
+/** SENT → LISTED: it is known not to be stored. @locality worker */
+void ue_journal_unsend(ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** Forget the number, since its stream has ended. @locality worker */
+void ue_journal_forget(ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** The number it was sent under, 0: never. @locality worker */
+uint64_t ue_journal_number(const ue_journal_t *journal, ue_slot_ref_t ref);
 
 /** The slot's organization. @locality the slot's owner */
 const ue_uuid_t *ue_journal_organization(const ue_journal_t *journal,

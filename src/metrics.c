@@ -18,6 +18,9 @@
 #define REQUESTS_HELP "Requests by what was decided about them."
 #define LOST "usage_events_lost_total", UE_COUNTER, "cause"
 #define LOST_HELP "Events that were admitted and will never be delivered."
+#define DELIVERY "usage_delivery_errors_total", UE_COUNTER, "kind"
+#define DELIVERY_HELP \
+    "Events that a sink reported as not delivered; retriable: offered again."
 #define LOOKUPS "usage_key_lookups_total", UE_COUNTER, "result"
 #define LOOKUPS_HELP "Keys looked up in the store."
 #define STORE "usage_keystore_changes_total", UE_COUNTER, "result"
@@ -41,6 +44,7 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_EVENTS_LOST_OVERFLOW] = {LOST, "overflow", LOST_HELP},
     [UE_M_EVENTS_LOST_REJECTED] = {LOST, "rejected", LOST_HELP},
     [UE_M_EVENTS_LOST_SHUTDOWN] = {LOST, "shutdown", LOST_HELP},
+    [UE_M_EVENTS_LOST_EXPIRED] = {LOST, "expired", LOST_HELP},
     [UE_M_EVENTS_LOST_TORN] = {LOST, "torn", LOST_HELP},
     [UE_M_EVENTS_LOST_UNKNOWN] = {LOST, "unknown", LOST_HELP},
     [UE_M_EVENTS_INTERRUPTED] = {"usage_events_interrupted_total", UE_COUNTER,
@@ -53,6 +57,8 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
                            "Events in these batches."},
     [UE_M_SINK_ERRORS] = {"usage_sink_errors_total", UE_COUNTER, NULL, NULL,
                           "Batches that a sink could not take."},
+    [UE_M_DELIVERY_RETRIABLE] = {DELIVERY, "retriable", DELIVERY_HELP},
+    [UE_M_DELIVERY_PERMANENT] = {DELIVERY, "permanent", DELIVERY_HELP},
     [UE_M_KEYS_HIT] = {LOOKUPS, "hit", LOOKUPS_HELP},
     [UE_M_KEYS_MISS] = {LOOKUPS, "miss", LOOKUPS_HELP},
     [UE_M_KEYS_UNKNOWN] = {LOOKUPS, "unknown", LOOKUPS_HELP},
@@ -62,6 +68,9 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
                            "Events in the queues to the background threads."},
     [UE_M_QUEUE_EVENTS_MAX] = {"usage_queue_events_max", UE_GAUGE_MAX, NULL,
                                NULL, "Most events seen in one such queue."},
+    [UE_M_KAFKA_CONNECTED] = {"usage_kafka_connected_producers", UE_GAUGE, NULL,
+                              NULL,
+                              "Producers that reach their Kafka cluster."},
 };
 
 const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {
@@ -70,7 +79,7 @@ const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {
     {1000000, "1"},  {2500000, "2.5"}, {10000000, "10"}, {60000000, "60"}};
 
 static const char *const loss_names[UE_LOSSES] = {
-    "overflow", "rejected", "shutdown", "torn", "unknown"};
+    "overflow", "rejected", "shutdown", "expired", "torn", "unknown"};
 
 static_assert((int)UE_M_EVENTS_LOST_OVERFLOW + (int)UE_LOST_UNKNOWN
                   == (int)UE_M_EVENTS_LOST_UNKNOWN,

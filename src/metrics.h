@@ -44,12 +44,15 @@ typedef enum {
     UE_M_EVENTS_LOST_OVERFLOW, /* in the order of ue_loss_t */
     UE_M_EVENTS_LOST_REJECTED,
     UE_M_EVENTS_LOST_SHUTDOWN,
+    UE_M_EVENTS_LOST_EXPIRED,
     UE_M_EVENTS_LOST_TORN,
     UE_M_EVENTS_LOST_UNKNOWN,
     UE_M_EVENTS_INTERRUPTED,
     UE_M_BATCHES,
     UE_M_BATCH_EVENTS,
     UE_M_SINK_ERRORS,
+    UE_M_DELIVERY_RETRIABLE,
+    UE_M_DELIVERY_PERMANENT,
     /* keys */
     UE_M_KEYS_HIT, /* in the order of ue_keystore_result_t */
     UE_M_KEYS_MISS,
@@ -59,6 +62,7 @@ typedef enum {
     /* gauges */
     UE_M_QUEUE_EVENTS,
     UE_M_QUEUE_EVENTS_MAX,
+    UE_M_KAFKA_CONNECTED,
     UE_METRICS
 } ue_metric_t;
 
@@ -67,8 +71,10 @@ typedef enum {
     UE_LOST_OVERFLOW, /**< no slot was free, or the queue was full */
     UE_LOST_REJECTED, /**< the sink refused it for good */
     UE_LOST_SHUTDOWN, /**< the child ended before it could be delivered */
+    UE_LOST_EXPIRED,  /**< the user's own limit of time was over */
     UE_LOST_TORN,     /**< its thread died while it was written */
-    UE_LOST_UNKNOWN,  /**< its child was killed */
+    UE_LOST_UNKNOWN,  /**< its child was killed, or nobody knows whether it
+                         was stored when its child ended */
     UE_LOSSES
 } ue_loss_t;
 

@@ -37,8 +37,6 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
     if (p->tick < apr_time_from_msec(1)) {
         p->tick = apr_time_from_msec(1);
     }
-    p->records = apr_palloc(pool, UE_BATCH_EVENTS * sizeof(*p->records));
-    p->batch = apr_palloc(pool, UE_BATCH_BYTES);
     if (sem_init(&p->wake, 0, 0) != 0) {
         return errno;
     }
@@ -47,7 +45,7 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
         rv = apr_queue_create(&p->queue, config->buffer_size, pool);
     }
     if (rv == APR_SUCCESS) {
-        rv = ue_producer_start_lanes(p, sinks, count, pool);
+        rv = ue_producer_start_sinks(p, sinks, count, pool);
     }
     if (rv == APR_SUCCESS) {
         rv = ue_thread_start("usage-producer", ue_producer_work, p);
@@ -264,7 +262,7 @@ static void await_worker(ue_producer_t *p, apr_time_t deadline)
 
 apr_status_t ue_producer_close(ue_producer_t *p)
 {
-    uint64_t left;
+    uint64_t left, unknown;
 
     ue_log(UE_LOG_INFO, APR_SUCCESS,
            "[EventProducer] Flushing pending events...");
@@ -272,15 +270,16 @@ apr_status_t ue_producer_close(ue_producer_t *p)
     raise_stage(p, STAGE_CLOSING);
     await_worker(p, atomic_load(&p->deadline));
     atomic_store(&p->stage, STAGE_CLOSED);
-    left = ue_producer_write_off(p);
+    left = ue_producer_write_off(p, &unknown);
     if (left == 0) {
         ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Flush complete");
     }
     else {
         ue_log(UE_LOG_ERR, APR_TIMEUP,
                "UE0201: producer: %" APR_UINT64_T_FMT " events were not "
-               "delivered when the child ended, and are lost",
-               left);
+               "delivered when the child ended, and are lost (of these, "
+               "%" APR_UINT64_T_FMT " were on their way, and may have arrived)",
+               left, unknown);
     }
     ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Closed");
     return left ? APR_TIMEUP : APR_SUCCESS;

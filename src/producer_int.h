@@ -3,9 +3,10 @@
 #define UE_PRODUCER_INT_H
 
 /**
- * Inside the producer: what its two halves share. producer.c is called by
+ * Inside the producer: what its parts share. producer.c is called by
  * request threads and by whoever closes; producer_worker.c is the worker, and
- * the drain that the closing thread runs where the worker can't.
+ * the drain that the closing thread runs where the worker can't;
+ * producer_lanes.c is what waits for the sinks.
  */
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -30,22 +31,46 @@ typedef enum {
     WORKER_REPLACED /* must touch nothing any more */
 } worker_at_t;
 
-/** An event that waits for a sink. */
+/** Events one behind the other; next[] of an outlet links them. */
 typedef struct {
-    ue_slot_ref_t ref;
-    uint32_t since; /* monotonic milliseconds */
-} waiting_t;
+    ue_slot_ref_t first, last;
+    uint32_t count;
+} list_t;
 
-/** What waits for one sink, oldest first. Only the worker touches it. */
+/** Events of one lane of a sink. Only the worker touches it. */
+typedef struct {
+    list_t waiting;
+    list_t returned;     /* by number: what the sink gave back, until all of
+                            its batch is reported */
+    uint32_t numbered;   /* of the waiting, the first so many were handed
+                            over before and have their numbers */
+    uint32_t under_way;  /* handed over, not reported */
+    uint32_t batch;      /* events of the batch under way */
+    uint32_t delivered;  /* of these */
+    uint32_t most;       /* events in the next batch, 0: no bound */
+    uint8_t too_large;   /* something of the batch was */
+    uint8_t failures;    /* batches in a row of which nothing was stored */
+    uint64_t number;     /* the last that was given */
+    apr_time_t retry_at; /* monotonic */
+} lane_t;
+
+/** A sink, and what waits for it. Only the worker touches it. */
 typedef struct {
     ue_sink_t *sink;
     ue_producer_t *producer;
     uint8_t bit;
-    waiting_t *ring; /* as many as there are slots */
-    uint32_t head, count;
-    apr_time_t retry_at;         /* monotonic */
-    uint32_t delivered, refused; /* of the batch under way */
-} lane_t;
+    int connected;
+    ue_slot_ref_t *next; /* by slot */
+    list_t unsorted;     /* while the lanes are not known */
+    lane_t *lanes;
+    uint32_t lane_count;
+    uint32_t turn;     /* the lane that is asked first */
+    uint32_t waiting;  /* in all lists */
+    uint32_t numbered; /* of these, with a number */
+    uint32_t under_way;
+    ue_stream_t stream;
+    apr_time_t retry_at; /* monotonic */
+} outlet_t;
 
 struct ue_producer_t {
     ue_producer_config_t config;
@@ -69,23 +94,40 @@ struct ue_producer_t {
     int32_t shown;                /* our part of the gauge of queued events */
     ue_log_limit_t full;
 
-    lane_t lanes[UE_PRODUCER_SINKS];
-    int lane_count;
-    uint8_t *pending; /* by slot: bits of the lanes it waits in */
+    outlet_t outlets[UE_PRODUCER_SINKS];
+    int outlet_count;
+    uint8_t *pending; /* by slot: bits of the outlets that have it, and marks */
+    uint32_t *since;  /* by slot: when it was listed, monotonic milliseconds */
     ue_sink_record_t *records;
     char *batch;
     apr_interval_time_t tick;
     apr_time_t wall; /* the time of day, read once a batch */
 };
 
-#define UE_BATCH_EVENTS 10000
-#define UE_BATCH_BYTES (512 * 1024)
 #define UE_PENDING_REFUSED 0x80     /* a sink refused it */
 #define UE_PENDING_INTERRUPTED 0x40 /* its request was never logged */
+#define UE_PENDING_EXPIRED 0x20     /* it got too old for a sink */
 
-/** Make the lanes and start their sinks. @locality child, before the worker */
-apr_status_t ue_producer_start_lanes(ue_producer_t *p, ue_sink_t *const *sinks,
+/* ---- producer_lanes.c: what waits for the sinks ---- */
+
+/** Start the sinks. @locality child, before the worker */
+apr_status_t ue_producer_start_sinks(ue_producer_t *p, ue_sink_t *const *sinks,
                                      int count, apr_pool_t *pool);
+
+/** Have an event wait for all sinks. @locality worker */
+void ue_producer_list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now);
+
+/** Hand over what is due, and take reports. @locality worker */
+void ue_producer_feed(ue_producer_t *p, apr_time_t now);
+
+/** Events that are in no sink yet, or in one that has not reported them.
+ * @locality worker */
+uint32_t ue_producer_unsettled(const ue_producer_t *p);
+
+/** Bring the sinks to rest. @locality worker */
+void ue_producer_flush_sinks(ue_producer_t *p, apr_time_t deadline);
+
+/* ---- producer_worker.c ---- */
 
 /** The worker's main function. */
 void *ue_producer_work(void *producer);
@@ -99,10 +141,11 @@ void ue_producer_drain(ue_producer_t *p);
 
 /**
  * Count every slot that is not free as lost.
- * @return how many there were
+ * @param unknown receives how many of them may have been stored all the same
+ * @return        how many there were
  * @locality closing thread
  */
-uint64_t ue_producer_write_off(ue_producer_t *p);
+uint64_t ue_producer_write_off(ue_producer_t *p, uint64_t *unknown);
 
 /** Wake the worker if it sleeps. @locality any thread, and signal handlers */
 void ue_producer_wake(ue_producer_t *p);

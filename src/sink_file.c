@@ -30,6 +30,8 @@
 #include "log.h"
 #include "thread.h"
 
+#define BATCH_EVENTS 10000
+#define BATCH_BYTES (512 * 1024)
 #define LOCK_TRIES 5
 #define LOCK_PAUSE 200                     /* microseconds */
 #define SYNC_GRACE apr_time_from_msec(100) /* to end, beyond a deadline */
@@ -42,8 +44,7 @@ typedef struct {
     int fd;
     apr_interval_time_t interval;
     /* the worker's */
-    ue_sink_report_fn *report;
-    void *baton;
+    ue_sink_owner_t owner;
     int broken;              /* the last write failed */
     apr_time_t locked_since; /* monotonic; 0: the last lock was to be had */
     ue_log_limit_t failing;
@@ -107,14 +108,12 @@ static apr_status_t end_syncing(file_t *file, apr_time_t deadline)
     return APR_SUCCESS;
 }
 
-static apr_status_t start(ue_sink_t *sink, ue_sink_report_fn *report,
-                          void *baton)
+static apr_status_t start(ue_sink_t *sink, const ue_sink_owner_t *owner)
 {
     file_t *file = (file_t *)sink;
     apr_status_t rv;
 
-    file->report = report;
-    file->baton = baton;
+    file->owner = *owner;
     atomic_store(&file->ending, 0);
     if (sem_init(&file->wake, 0, 0) != 0) {
         return errno;
@@ -254,10 +253,27 @@ static apr_status_t locked_out(file_t *file)
     return now - file->locked_since < LOCKED_OUT_AFTER ? APR_EAGAIN : APR_EBUSY;
 }
 
-static apr_status_t submit(ue_sink_t *sink, const ue_sink_record_t *records,
-                           size_t count, size_t *taken)
+static uint32_t lanes(ue_sink_t *sink)
+{
+    return 1;
+}
+
+static uint32_t lane_of(const ue_uuid_t *organization_id, uint32_t count)
+{
+    return 0;
+}
+
+static int has_room(ue_sink_t *sink, uint32_t lane)
+{
+    return 1;
+}
+
+static apr_status_t submit(ue_sink_t *sink, const ue_sink_batch_t *batch,
+                           size_t *taken)
 {
     file_t *file = (file_t *)sink;
+    const ue_sink_record_t *records = batch->records;
+    size_t count = batch->count;
     const char *from = records[0].json;
     const char *to = records[count - 1].json + records[count - 1].len + 1;
     apr_status_t rv = lock(file);
@@ -282,7 +298,7 @@ static apr_status_t submit(ue_sink_t *sink, const ue_sink_record_t *records,
     *taken = count;
     atomic_store(&file->dirty, 1);
     for (i = 0; i < count; i++) {
-        file->report(file->baton, records[i].ref, APR_SUCCESS);
+        file->owner.report(file->owner.baton, 0, records[i].ref, UE_DELIVERED);
     }
     return APR_SUCCESS;
 }
@@ -301,8 +317,9 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
     return rv != APR_SUCCESS ? rv : ended;
 }
 
-static const ue_sink_vtable_t file_vtable = {"file", start, submit, poll_file,
-                                             flush};
+static const ue_sink_vtable_t file_vtable = {
+    "file", 0,       BATCH_EVENTS, BATCH_BYTES, 0,         start,
+    lanes,  lane_of, has_room,     submit,      poll_file, flush};
 
 static apr_status_t close_file(void *data)
 {

@@ -95,8 +95,8 @@ static void test_metrics_table_describes_every_number(void **state)
 
 static void test_metrics_losses_are_in_the_order_of_their_causes(void **state)
 {
-    static const char *const names[UE_LOSSES] = {"overflow", "rejected",
-                                                 "shutdown", "torn", "unknown"};
+    static const char *const names[UE_LOSSES] = {
+        "overflow", "rejected", "shutdown", "expired", "torn", "unknown"};
 
     for (int i = 0; i < UE_LOSSES; i++) {
         const ue_metric_info_t *info =

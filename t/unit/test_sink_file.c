@@ -244,12 +244,12 @@ static void test_sink_file_speaks_of_a_lock_that_stays(void **state)
 
     assert_int_equal(flock(fd, LOCK_EX), 0);
     make_batch(&batch, 2, 0, 0);
-    rv = fix.sink->vtable->submit(fix.sink, batch.records, 2, &taken);
+    rv = submit(fix.sink, &batch, &taken);
     assert_true(APR_STATUS_IS_EAGAIN(rv));
     assert_int_equal(fix.log_lines[UE_LOG_ERR], 0);
     while (APR_STATUS_IS_EAGAIN(rv) && ue_monotonic() < end) {
         apr_sleep(apr_time_from_msec(50));
-        rv = fix.sink->vtable->submit(fix.sink, batch.records, 2, &taken);
+        rv = submit(fix.sink, &batch, &taken);
     }
     assert_int_equal(rv, APR_EBUSY);
     assert_int_equal(taken, 0);

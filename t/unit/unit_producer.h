@@ -31,8 +31,7 @@ typedef enum {
 
 typedef struct {
     ue_sink_t base;
-    ue_sink_report_fn *report;
-    void *baton;
+    ue_sink_owner_t owner;
     /* told by the test */
     _Atomic int mode;
     _Atomic int stuck;             /* submit() doesn't return */
@@ -113,13 +112,31 @@ static inline int unit_workers(void)
 /* ---- the sink ---- */
 
 static inline apr_status_t fake_start(ue_sink_t *sink,
-                                      ue_sink_report_fn *report, void *baton)
+                                      const ue_sink_owner_t *owner)
 {
-    fake_sink_t *fake = (fake_sink_t *)sink;
-
-    fake->report = report;
-    fake->baton = baton;
+    ((fake_sink_t *)sink)->owner = *owner;
     return APR_SUCCESS;
+}
+
+static inline uint32_t fake_lanes(ue_sink_t *sink)
+{
+    return 1;
+}
+
+static inline uint32_t fake_lane_of(const ue_uuid_t *id, uint32_t lanes)
+{
+    return 0;
+}
+
+static inline int fake_has_room(ue_sink_t *sink, uint32_t lane)
+{
+    return 1;
+}
+
+static inline void fake_report(fake_sink_t *fake, ue_slot_ref_t ref,
+                               ue_outcome_t outcome)
+{
+    fake->owner.report(fake->owner.baton, 0, ref, outcome);
 }
 
 /* The number of an event is in the first bytes of its request id. */
@@ -142,7 +159,7 @@ static inline void fake_take(fake_sink_t *fake, const ue_sink_record_t *record)
 
     if (every && number % every == 0) {
         fake->refused++;
-        fake->report(fake->baton, record->ref, APR_EINVAL);
+        fake_report(fake, record->ref, UE_REFUSED);
         return;
     }
     memcpy(fake->json, record->json, record->len);
@@ -154,15 +171,16 @@ static inline void fake_take(fake_sink_t *fake, const ue_sink_record_t *record)
         fake->late[fake->late_count++] = record->ref;
     }
     else {
-        fake->report(fake->baton, record->ref, APR_SUCCESS);
+        fake_report(fake, record->ref, UE_DELIVERED);
     }
 }
 
 static inline apr_status_t fake_submit(ue_sink_t *sink,
-                                       const ue_sink_record_t *records,
-                                       size_t count, size_t *taken)
+                                       const ue_sink_batch_t *batch,
+                                       size_t *taken)
 {
     fake_sink_t *fake = (fake_sink_t *)sink;
+    size_t count = batch->count;
     size_t take = count;
     apr_status_t rv = APR_SUCCESS;
 
@@ -186,7 +204,7 @@ static inline apr_status_t fake_submit(ue_sink_t *sink,
         break;
     }
     for (size_t i = 0; i < take; i++) {
-        fake_take(fake, &records[i]);
+        fake_take(fake, &batch->records[i]);
     }
     fake->batches += take > 0;
     if (take > fake->largest) {
@@ -205,7 +223,7 @@ static inline void fake_poll(ue_sink_t *sink, apr_time_t now)
         return;
     }
     while (fake->late_count > 0) {
-        fake->report(fake->baton, fake->late[--fake->late_count], APR_SUCCESS);
+        fake_report(fake, fake->late[--fake->late_count], UE_DELIVERED);
     }
 }
 
@@ -215,8 +233,10 @@ static inline apr_status_t fake_flush(ue_sink_t *sink, apr_time_t deadline)
     return APR_SUCCESS;
 }
 
-static const ue_sink_vtable_t fake_vtable = {"fake", fake_start, fake_submit,
-                                             fake_poll, fake_flush};
+static const ue_sink_vtable_t fake_vtable = {
+    "fake",     0,          10000,        512 * 1024,    0,
+    fake_start, fake_lanes, fake_lane_of, fake_has_room, fake_submit,
+    fake_poll,  fake_flush};
 
 /* ---- the log ---- */
 

@@ -65,12 +65,13 @@ int fdatasync(int fd)
     return sync_error ? -1 : 0;
 }
 
-static inline void on_report(void *baton, ue_slot_ref_t ref, apr_status_t rv)
+static inline void on_report(void *baton, uint32_t lane, ue_slot_ref_t ref,
+                             ue_outcome_t outcome)
 {
     told_t *t = baton;
 
-    t->delivered += rv == APR_SUCCESS;
-    t->refused += rv != APR_SUCCESS;
+    t->delivered += outcome == UE_DELIVERED;
+    t->refused += outcome != UE_DELIVERED;
     t->in_order &= ref > t->last;
     t->last = ref;
 }
@@ -95,9 +96,11 @@ static inline ue_sink_t *open_sink(const char *path)
 /** Begin, as each child does. */
 static inline void start_sink(ue_sink_t *sink, told_t *t)
 {
+    ue_sink_owner_t owner = {.report = on_report, .baton = t};
+
     memset(t, 0, sizeof(*t));
     t->in_order = 1;
-    assert_int_equal(sink->vtable->start(sink, on_report, t), APR_SUCCESS);
+    assert_int_equal(sink->vtable->start(sink, &owner), APR_SUCCESS);
 }
 
 /** Before the fork. */
@@ -154,7 +157,7 @@ typedef struct {
 static inline void make_batch(batch_t *batch, size_t count, int who,
                               unsigned first)
 {
-    static const ue_uuid_t organization = {{1}};
+    static const char organization[] = "00000000-0000-4000-8000-000000000001";
     char *to = batch->text;
 
     assert_true(count <= RECORDS);
@@ -167,7 +170,7 @@ static inline void make_batch(batch_t *batch, size_t count, int who,
                           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
 
         batch->records[i] = (ue_sink_record_t){
-            (ue_slot_ref_t)(n + 1), &organization, to, (size_t)len - 1};
+            (ue_slot_ref_t)(n + 1), organization, to, (size_t)len - 1, 0};
         to += len;
     }
 }
@@ -182,8 +185,10 @@ static inline size_t batch_bytes(const batch_t *batch)
 static inline apr_status_t submit(ue_sink_t *sink, const batch_t *batch,
                                   size_t *taken)
 {
+    ue_sink_batch_t offer = {0, NULL, batch->records, batch->count};
+
     *taken = 99;
-    return sink->vtable->submit(sink, batch->records, batch->count, taken);
+    return sink->vtable->submit(sink, &offer, taken);
 }
 
 static inline void submit_all(ue_sink_t *sink, const batch_t *batch)

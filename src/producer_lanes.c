@@ -1,0 +1,536 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+
+/**
+ * What waits for the sinks: a list for each lane, handed over in batches.
+ *
+ * A lane's next batch goes when the last has been reported in full. That is
+ * what librdkafka wants (docs/design.md, section 8), and it keeps the order:
+ * what a sink gives back is put in front again before anything else goes.
+ *
+ * A batch that was too large is halved until it fits; one event that is too
+ * large alone is refused. Afterwards batches grow again.
+ */
+#include "producer_int.h"
+
+#include <stdlib.h>
+
+#define RETRY_AFTER apr_time_from_msec(250)
+#define RETRY_DOUBLINGS 3 /* up to two seconds */
+#define OUTLET_BITS ((1 << UE_PRODUCER_SINKS) - 1)
+
+static uint32_t as_ms(apr_time_t monotonic)
+{
+    return (uint32_t)apr_time_as_msec(monotonic);
+}
+
+/* ---- lists ---- */
+
+static void append(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
+{
+    outlet->next[ref - 1] = 0;
+    if (list->last) {
+        outlet->next[list->last - 1] = ref;
+    }
+    else {
+        list->first = ref;
+    }
+    list->last = ref;
+    list->count++;
+}
+
+static ue_slot_ref_t shift(const outlet_t *outlet, list_t *list)
+{
+    ue_slot_ref_t ref = list->first;
+
+    list->first = outlet->next[ref - 1];
+    if (!list->first) {
+        list->last = 0;
+    }
+    list->count--;
+    return ref;
+}
+
+/** Move all of from to the end of to. */
+static void join(outlet_t *outlet, list_t *to, list_t *from)
+{
+    if (!from->first) {
+        return;
+    }
+    if (to->last) {
+        outlet->next[to->last - 1] = from->first;
+    }
+    else {
+        to->first = from->first;
+    }
+    to->last = from->last;
+    to->count += from->count;
+    *from = (list_t){0, 0, 0};
+}
+
+/** Put what was given back where its number belongs, nearly always the end. */
+static void insert(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
+{
+    const ue_journal_t *journal = outlet->producer->journal;
+    uint64_t number = ue_journal_number(journal, ref);
+    ue_slot_ref_t before;
+
+    if (!list->last || ue_journal_number(journal, list->last) < number) {
+        append(outlet, list, ref);
+        return;
+    }
+    list->count++;
+    if (ue_journal_number(journal, list->first) > number) {
+        outlet->next[ref - 1] = list->first;
+        list->first = ref;
+        return;
+    }
+    before = list->first;
+    while (ue_journal_number(journal, outlet->next[before - 1]) < number) {
+        before = outlet->next[before - 1];
+    }
+    outlet->next[ref - 1] = outlet->next[before - 1];
+    outlet->next[before - 1] = ref;
+}
+
+/* ---- reports ---- */
+
+/** An event has left all sinks: count it, and give its slot back. */
+static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
+{
+    if (marks & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED)) {
+        ue_metrics_lose(
+            p->metrics, p->seat, ue_journal_organization(p->journal, ref),
+            marks & UE_PENDING_REFUSED ? UE_LOST_REJECTED : UE_LOST_EXPIRED, 1);
+    }
+    else {
+        ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
+    }
+    if (!marks) {
+        ue_metrics_latency(p->seat,
+                           p->wall - ue_journal_ended(p->journal, ref));
+    }
+    /* The thread of an interrupted request may still come to complete its slot.
+     * It must not find another request's there. The child ends soon. */
+    if (!(marks & UE_PENDING_INTERRUPTED)) {
+        ue_journal_release(p->journal, ref);
+    }
+    atomic_fetch_add(&p->settled, 1);
+}
+
+/** A sink is done with an event. */
+static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
+{
+    ue_producer_t *p = outlet->producer;
+    uint8_t *pending = &p->pending[ref - 1];
+
+    *pending |= mark;
+    *pending &= (uint8_t)~outlet->bit;
+    if (*pending & OUTLET_BITS) {
+        if (outlet->sink->vtable->numbered) {
+            /* What happens to it now is about the other sink. */
+            ue_journal_unsend(p->journal, ref);
+        }
+    }
+    /* Who closes may have written it off, if we hung for too long. */
+    else if (ue_journal_settle(p->journal, ref,
+                               1u << UE_SLOT_LISTED | 1u << UE_SLOT_SENT)) {
+        count_settled(p, ref, *pending);
+        *pending = 0;
+    }
+}
+
+/** All of a batch has been reported. */
+static void end_batch(outlet_t *outlet, lane_t *lane)
+{
+    uint32_t back = lane->returned.count;
+
+    ue_log(UE_LOG_DEBUG, APR_SUCCESS,
+           "[EventProducer] Batch sent: %u events (success=%u, failed=%u)",
+           lane->batch, lane->delivered, lane->batch - lane->delivered);
+    if (lane->too_large) {
+        lane->most = lane->batch > 1 ? lane->batch / 2 : 1;
+    }
+    else if (lane->most && lane->delivered) {
+        lane->most *= 2;
+        if (lane->most >= outlet->sink->vtable->batch_events) {
+            lane->most = 0;
+        }
+    }
+    if (back && !lane->too_large && !lane->delivered) {
+        lane->retry_at = ue_monotonic() + (RETRY_AFTER << lane->failures);
+        lane->failures += lane->failures < RETRY_DOUBLINGS;
+    }
+    else {
+        lane->failures = 0;
+    }
+    lane->too_large = 0;
+    join(outlet, &lane->returned, &lane->waiting);
+    lane->waiting = lane->returned;
+    lane->returned = (list_t){0, 0, 0};
+    lane->numbered += back;
+    outlet->numbered += back;
+    outlet->waiting += back;
+}
+
+/** A sink says what became of a record. @locality worker */
+static void report(void *baton, uint32_t n, ue_slot_ref_t ref,
+                   ue_outcome_t outcome)
+{
+    outlet_t *outlet = baton;
+    ue_producer_t *p = outlet->producer;
+    lane_t *lane = &outlet->lanes[n];
+
+    if (outcome == UE_TOO_LARGE && lane->batch == 1) {
+        outcome = UE_REFUSED;
+    }
+    lane->under_way--;
+    outlet->under_way--;
+    switch (outcome) {
+    case UE_DELIVERED:
+        lane->delivered++;
+        leave(outlet, ref, 0);
+        break;
+    case UE_REFUSED:
+    case UE_EXPIRED:
+        ue_metrics_add(p->seat, UE_M_DELIVERY_PERMANENT, 1);
+        leave(outlet, ref,
+              outcome == UE_REFUSED ? UE_PENDING_REFUSED : UE_PENDING_EXPIRED);
+        break;
+    case UE_UNSENT:
+    case UE_UNKNOWN:
+    case UE_TOO_LARGE:
+        ue_metrics_add(p->seat, UE_M_DELIVERY_RETRIABLE, 1);
+        if (outcome != UE_UNKNOWN) {
+            ue_journal_unsend(p->journal, ref);
+        }
+        lane->too_large |= outcome == UE_TOO_LARGE;
+        insert(outlet, &lane->returned, ref);
+        break;
+    }
+    if (lane->under_way == 0) {
+        end_batch(outlet, lane);
+    }
+}
+
+/** A sink says whether it reaches what it writes to. @locality worker */
+static void note_connected(void *baton, int connected)
+{
+    outlet_t *outlet = baton;
+
+    if (connected != outlet->connected) {
+        outlet->connected = connected;
+        ue_metrics_add(outlet->producer->seat, UE_M_KAFKA_CONNECTED,
+                       connected ? 1 : (uint64_t)-1);
+    }
+}
+
+/* ---- lanes ---- */
+
+apr_status_t ue_producer_start_sinks(ue_producer_t *p, ue_sink_t *const *sinks,
+                                     int count, apr_pool_t *pool)
+{
+    size_t events = 0;
+    size_t bytes = 0;
+    int i;
+
+    p->pending = apr_pcalloc(pool, p->config.slots);
+    p->since = apr_palloc(pool, p->config.slots * sizeof(*p->since));
+    for (i = 0; i < count; i++) {
+        const ue_sink_vtable_t *vtable = sinks[i]->vtable;
+
+        events = vtable->batch_events > events ? vtable->batch_events : events;
+        bytes = vtable->batch_bytes > bytes ? vtable->batch_bytes : bytes;
+    }
+    p->records = apr_palloc(pool, events * sizeof(*p->records));
+    p->batch = apr_palloc(pool, bytes);
+    p->outlet_count = count;
+    for (i = 0; i < count; i++) {
+        outlet_t *outlet = &p->outlets[i];
+        ue_sink_owner_t owner = {report, note_connected, outlet};
+        apr_status_t rv;
+
+        outlet->sink = sinks[i];
+        outlet->producer = p;
+        outlet->bit = (uint8_t)(1 << i);
+        outlet->next =
+            apr_palloc(pool, p->config.slots * sizeof(*outlet->next));
+        rv = outlet->sink->vtable->start(outlet->sink, &owner);
+        if (rv != APR_SUCCESS) {
+            return rv;
+        }
+    }
+    return APR_SUCCESS;
+}
+
+static list_t *list_of(outlet_t *outlet, ue_slot_ref_t ref)
+{
+    const ue_sink_vtable_t *vtable = outlet->sink->vtable;
+
+    if (outlet->lane_count == 0) {
+        return &outlet->unsorted;
+    }
+    return &outlet
+                ->lanes[vtable->lane_of(
+                    ue_journal_organization(outlet->producer->journal, ref),
+                    outlet->lane_count)]
+                .waiting;
+}
+
+void ue_producer_list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now)
+{
+    int i;
+
+    p->since[ref - 1] = as_ms(now);
+    for (i = 0; i < p->outlet_count; i++) {
+        outlet_t *outlet = &p->outlets[i];
+
+        append(outlet, list_of(outlet, ref), ref);
+        outlet->waiting++;
+        p->pending[ref - 1] |= outlet->bit;
+    }
+}
+
+/** Deal out anew what waits, under a new stream. Nothing is under way. */
+static void deal(outlet_t *outlet, uint32_t lanes)
+{
+    lane_t *room = calloc(lanes, sizeof(*room));
+    list_t all = outlet->unsorted;
+    ue_stream_t stream;
+    uint32_t i;
+
+    if (!room || ue_random(&stream, sizeof(stream)) != APR_SUCCESS) {
+        free(room);
+        return; /* asked again at the next tick */
+    }
+    outlet->unsorted = (list_t){0, 0, 0};
+    for (i = 0; i < outlet->lane_count; i++) {
+        join(outlet, &all, &outlet->lanes[i].waiting);
+    }
+    free(outlet->lanes);
+    outlet->lanes = room;
+    outlet->lane_count = lanes;
+    outlet->turn = 0;
+    outlet->numbered = 0;
+    outlet->stream = stream;
+    while (all.count) {
+        ue_slot_ref_t ref = shift(outlet, &all);
+
+        ue_journal_forget(outlet->producer->journal, ref);
+        append(outlet, list_of(outlet, ref), ref);
+    }
+}
+
+/**
+ * Follow the number of the sink's lanes. What has a number goes home first, to
+ * the lane that it was meant for, unless that is no more.
+ * @return whether only that may go
+ */
+static int follow_lanes(outlet_t *outlet)
+{
+    uint32_t lanes = outlet->sink->vtable->lanes(outlet->sink);
+
+    if (lanes == 0 || lanes == outlet->lane_count) {
+        return 0;
+    }
+    if (outlet->under_way || (outlet->numbered && lanes > outlet->lane_count)) {
+        return 1;
+    }
+    deal(outlet, lanes);
+    return 0;
+}
+
+/* ---- feeding ---- */
+
+/**
+ * Take the next batch off its lane and encode it.
+ * @return how many events
+ */
+static uint32_t encode(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
+                       uint32_t most)
+{
+    const ue_sink_vtable_t *vtable = outlet->sink->vtable;
+    char text[UE_ENDPOINT_MAX + UE_METHOD_MAX];
+    char *to = p->batch;
+    size_t room = vtable->batch_bytes;
+    uint32_t n = 0;
+
+    while (lane->waiting.count && n < most
+           && room > UE_EVENT_JSON_MAX + vtable->event_overhead) {
+        ue_slot_ref_t ref = shift(outlet, &lane->waiting);
+        ue_sink_record_t *record = &p->records[n++];
+        ue_event_t event;
+
+        ue_journal_read(p->journal, ref, &event, text);
+        record->ref = ref;
+        record->organization = to + UE_EVENT_ORGANIZATION;
+        record->json = to;
+        record->len = ue_event_json(&event, to);
+        record->number = 0;
+        if (vtable->numbered) {
+            record->number = ue_journal_number(p->journal, ref);
+            if (!record->number) {
+                record->number = ++lane->number;
+            }
+            ue_journal_send(p->journal, ref, (uint32_t)(lane - outlet->lanes),
+                            record->number);
+        }
+        to += record->len;
+        *to++ = '\n';
+        room -= record->len + 1 + vtable->event_overhead;
+    }
+    return n;
+}
+
+/** Put back in front what the sink didn't take. */
+static void put_back(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
+                     uint32_t from, uint32_t to)
+{
+    list_t back = {0, 0, 0};
+    uint32_t i;
+
+    for (i = from; i < to; i++) {
+        append(outlet, &back, p->records[i].ref);
+        ue_journal_unsend(p->journal, p->records[i].ref);
+    }
+    join(outlet, &back, &lane->waiting);
+    lane->waiting = back;
+    outlet->waiting += to - from;
+    if (outlet->sink->vtable->numbered) {
+        lane->numbered += to - from;
+        outlet->numbered += to - from;
+    }
+}
+
+/** Hand one batch over. @return whether another may follow at once */
+static int hand_over(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
+                     uint32_t most, apr_time_t now)
+{
+    const ue_sink_vtable_t *vtable = outlet->sink->vtable;
+    uint32_t n = encode(p, outlet, lane, most);
+    uint32_t again = n < lane->numbered ? n : lane->numbered;
+    ue_sink_batch_t batch = {(uint32_t)(lane - outlet->lanes), &outlet->stream,
+                             p->records, n};
+    size_t taken = 0;
+    apr_status_t rv;
+
+    lane->numbered -= again;
+    outlet->numbered -= again;
+    outlet->waiting -= n;
+    lane->delivered = 0;
+    lane->batch = n;
+    /* It may report while it takes; one more keeps the batch from ending. */
+    lane->under_way = n + 1;
+    outlet->under_way += n + 1;
+    rv = vtable->submit(outlet->sink, &batch, &taken);
+    put_back(p, outlet, lane, (uint32_t)taken, n);
+    lane->batch = (uint32_t)taken;
+    lane->under_way -= n + 1 - (uint32_t)taken;
+    outlet->under_way -= n + 1 - (uint32_t)taken;
+    if (taken) {
+        ue_metrics_add(p->seat, UE_M_BATCHES, 1);
+        ue_metrics_add(p->seat, UE_M_BATCH_EVENTS, taken);
+        if (lane->under_way == 0) {
+            end_batch(outlet, lane);
+        }
+    }
+    if (rv != APR_SUCCESS && !APR_STATUS_IS_EAGAIN(rv)) {
+        ue_metrics_add(p->seat, UE_M_SINK_ERRORS, 1);
+        outlet->retry_at = now + RETRY_AFTER;
+    }
+    return rv == APR_SUCCESS;
+}
+
+static int is_due(const ue_producer_t *p, const lane_t *lane, apr_time_t now)
+{
+    uint32_t age;
+
+    if (lane->waiting.count == 0 || lane->under_way || now < lane->retry_at) {
+        return 0;
+    }
+    if (lane->numbered || lane->waiting.count >= p->config.batch_size
+        || atomic_load(&p->stage) >= STAGE_STOPPING
+        || atomic_load(&p->flushing)) {
+        return 1;
+    }
+    /* A tick early rather than a tick late; it may have waited another in the
+     * queue. */
+    age = as_ms(now) - p->since[lane->waiting.first - 1];
+    return apr_time_from_msec(age) + 2 * p->tick >= p->config.flush_interval;
+}
+
+/** Hand over what is due in one lane. @return whether to go on with others */
+static int feed_lane(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
+                     int only_numbered, apr_time_t now)
+{
+    uint32_t bound = (uint32_t)outlet->sink->vtable->batch_events;
+
+    while (is_due(p, lane, now)) {
+        uint32_t most = lane->most ? lane->most : bound;
+
+        if (only_numbered && most > lane->numbered) {
+            most = lane->numbered;
+        }
+        if (most == 0
+            || !outlet->sink->vtable->has_room(
+                outlet->sink, (uint32_t)(lane - outlet->lanes))) {
+            return 1;
+        }
+        if (!hand_over(p, outlet, lane, most, now)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void feed_outlet(ue_producer_t *p, outlet_t *outlet, apr_time_t now)
+{
+    int only_numbered;
+    uint32_t i;
+
+    outlet->sink->vtable->poll(outlet->sink, now);
+    only_numbered = follow_lanes(outlet);
+    if (now < outlet->retry_at || outlet->waiting == 0) {
+        return;
+    }
+    for (i = 0; i < outlet->lane_count; i++) {
+        lane_t *lane = &outlet->lanes[(outlet->turn + i) % outlet->lane_count];
+
+        if (!feed_lane(p, outlet, lane, only_numbered, now)) {
+            break;
+        }
+    }
+    if (outlet->lane_count) {
+        outlet->turn = (outlet->turn + 1) % outlet->lane_count;
+    }
+}
+
+void ue_producer_feed(ue_producer_t *p, apr_time_t now)
+{
+    int i;
+
+    p->wall = apr_time_now();
+    for (i = 0; i < p->outlet_count; i++) {
+        feed_outlet(p, &p->outlets[i], now);
+    }
+}
+
+uint32_t ue_producer_unsettled(const ue_producer_t *p)
+{
+    uint32_t n = 0;
+    int i;
+
+    for (i = 0; i < p->outlet_count; i++) {
+        n += p->outlets[i].waiting + p->outlets[i].under_way;
+    }
+    return n;
+}
+
+void ue_producer_flush_sinks(ue_producer_t *p, apr_time_t deadline)
+{
+    int i;
+
+    p->wall = apr_time_now();
+    for (i = 0; i < p->outlet_count; i++) {
+        p->outlets[i].sink->vtable->flush(p->outlets[i].sink, deadline);
+    }
+}
