@@ -25,16 +25,17 @@ APR_FLAGS := $(shell apr-1-config --includes --cppflags 2>/dev/null) \
              $(shell apu-1-config --includes 2>/dev/null)
 APR_LIBS  := $(shell apr-1-config --link-ld --libs 2>/dev/null) \
              $(shell apu-1-config --link-ld 2>/dev/null)
-LIBS       = -ljson-c -lcrypto -lz
+LIBS       = -lrdkafka -ljson-c -lcrypto -lz
 WARN       = -Wall -Wextra -Wshadow -Wstrict-prototypes \
              -Wmissing-prototypes -Wno-unused-parameter $(WERROR)
 ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
 
 # Everything that needs no httpd: one library, for the module, usagectl, the
 # unit tests and the fuzzers. A backend is in the list or it is not built.
-LIB_NAMES  = apikey decision endpoint event journal keyfile keyfile_time \
-             keyfile_write keystore keystore_file log metrics producer \
-             producer_lanes producer_worker sink_file siphash thread uuid
+LIB_NAMES  = apikey decision endpoint event journal kafka keyfile \
+             keyfile_time keyfile_write keystore keystore_file log metrics \
+             producer producer_lanes producer_worker sink_file sink_kafka \
+             siphash thread uuid
 LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
 LIB        = $(B)/libusage_events.a
 GLUE       = mod_usage_events.c src/config.c src/directives.c src/hooks.c \

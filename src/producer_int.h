@@ -101,6 +101,7 @@ struct ue_producer_t {
     ue_sink_record_t *records;
     char *batch;
     apr_interval_time_t tick;
+    uint32_t listed; /* since the worker last rested */
     apr_time_t wall; /* the time of day, read once a batch */
 };
 

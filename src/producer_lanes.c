@@ -281,6 +281,7 @@ void ue_producer_list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now)
     int i;
 
     p->since[ref - 1] = as_ms(now);
+    p->listed++;
     for (i = 0; i < p->outlet_count; i++) {
         outlet_t *outlet = &p->outlets[i];
 

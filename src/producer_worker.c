@@ -2,6 +2,10 @@
 #include "producer_int.h"
 
 #define POP_AT_ONCE 64
+/* So many events in a tick fill the slots before reports come that free them,
+ * unless ticks are shorter. */
+#define MANY 500
+#define SHORT_TICK apr_time_from_msec(1)
 #define SLEEP_AFTER apr_time_from_sec(2)
 #define NAP apr_time_from_sec(1)
 #define NAMES_MAX 100 /* organizations that are named in the log at the end */
@@ -76,7 +80,8 @@ static void rest(ue_producer_t *p, apr_time_t now, apr_time_t *busy)
         *busy = now;
     }
     if (now - *busy < SLEEP_AFTER + 2 * p->config.flush_interval) {
-        ue_sem_wait(&p->wake, p->tick);
+        ue_sem_wait(&p->wake, p->listed < MANY ? p->tick : SHORT_TICK);
+        p->listed = 0;
         return;
     }
     atomic_store(&p->asleep, 1);
