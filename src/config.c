@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "http_main.h"
+
 #include <apr_strings.h>
 
 #define BATCH_SIZE 100
@@ -10,6 +12,7 @@
 #define SLOTS 16384
 #define FLUSH_INTERVAL (APR_USEC_PER_SEC / 2)
 #define DRAIN_TIMEOUT (4 * APR_USEC_PER_SEC)
+#define TOPIC "usage-events"
 
 static const ue_keyheader_t default_key_header = {1, "X-API-Key"};
 
@@ -28,6 +31,7 @@ void *ue_config_create(apr_pool_t *p, server_rec *s)
     conf->slots = UE_UNSET;
     conf->flush_interval = UE_UNSET;
     conf->drain_timeout = UE_UNSET;
+    conf->kafka = UE_UNSET;
     return conf;
 }
 
@@ -52,10 +56,20 @@ void *ue_config_merge(apr_pool_t *p, void *base_conf, void *add_conf)
     PICK(slots);
     PICK(flush_interval);
     PICK(drain_timeout);
+    PICK(kafka);
     PICK_POINTER(billable);
     PICK_POINTER(keystore_url);
     PICK_POINTER(key_header);
     PICK_POINTER(event_file);
+    PICK_POINTER(kafka_brokers);
+    PICK_POINTER(kafka_topic);
+    /* The main server's options hold everywhere; of two for one property,
+     * the later counts. */
+    PICK_POINTER(kafka_options);
+    if (base->kafka_options && add->kafka_options) {
+        conf->kafka_options =
+            apr_array_append(p, base->kafka_options, add->kafka_options);
+    }
     /* What the main server exempts is exempt everywhere. */
     PICK_POINTER(exempt);
     if (base->exempt && add->exempt) {
@@ -150,6 +164,175 @@ static int same_settings(const ue_producer_config_t *a,
            && a->drain_timeout == b->drain_timeout;
 }
 
+/** Is Kafka wanted? Where nobody says so, if brokers are named. */
+static const char *kafka_wanted(int *on, const ue_conf_t *conf, apr_pool_t *p)
+{
+    static const char *const words[][2] = {
+        {"false", "true"}, {"off", "on"}, {"no", "yes"}, {"0", "1"}};
+    const char *text = variable("KAFKA_ENABLED");
+    size_t i;
+
+    *on = conf->kafka;
+    if (*on != UE_UNSET) {
+        return NULL;
+    }
+    if (!text) {
+        *on = conf->kafka_brokers || variable("KAFKA_BROKERS");
+        return NULL;
+    }
+    for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (!strcasecmp(text, words[i][0]) || !strcasecmp(text, words[i][1])) {
+            *on = !strcasecmp(text, words[i][1]);
+            return NULL;
+        }
+    }
+    return apr_psprintf(p,
+                        "UsageKafka (KAFKA_ENABLED) takes true, on, yes or 1, "
+                        "or false, off, no or 0; \"%s\" is none",
+                        text);
+}
+
+/** A word from a directive, which has judged it, or from a variable. */
+static const char *word(const char **to, const char *set, const char *directive,
+                        const char *name,
+                        const char *(*check)(const char *, apr_pool_t *),
+                        apr_pool_t *p)
+{
+    const char *text = variable(name);
+    const char *why;
+
+    *to = set;
+    if (set || !text) {
+        return NULL;
+    }
+    *to = text;
+    why = check(text, p);
+    return why ? apr_psprintf(p, "%s (%s) %s", directive, name, why) : NULL;
+}
+
+/** Each option once, a later one in the place of an earlier one. */
+static apr_array_header_t *each_once(const apr_array_header_t *options,
+                                     apr_pool_t *p)
+{
+    apr_array_header_t *all = apr_array_make(p, 8, sizeof(ue_kafka_option_t));
+    int i, j;
+
+    for (i = 0; options && i < options->nelts; i++) {
+        const ue_kafka_option_t *one =
+            &APR_ARRAY_IDX(options, i, ue_kafka_option_t);
+
+        for (j = 0; j < all->nelts; j++) {
+            if (ue_kafka_option_same(
+                    APR_ARRAY_IDX(all, j, ue_kafka_option_t).name, one->name)) {
+                break;
+            }
+        }
+        if (j == all->nelts) {
+            apr_array_push(all);
+        }
+        APR_ARRAY_IDX(all, j, ue_kafka_option_t) = *one;
+    }
+    return all;
+}
+
+static int has_option(const apr_array_header_t *options,
+                      const ue_kafka_option_t *wanted)
+{
+    int i;
+
+    for (i = 0; i < options->nelts; i++) {
+        const ue_kafka_option_t *one =
+            &APR_ARRAY_IDX(options, i, ue_kafka_option_t);
+
+        if (ue_kafka_option_same(one->name, wanted->name)) {
+            return !strcmp(one->value, wanted->value);
+        }
+    }
+    return 0;
+}
+
+static int same_options(const apr_array_header_t *a,
+                        const apr_array_header_t *b)
+{
+    int i;
+
+    for (i = 0; i < a->nelts && a->nelts == b->nelts; i++) {
+        if (!has_option(b, &APR_ARRAY_IDX(a, i, ue_kafka_option_t))) {
+            break;
+        }
+    }
+    return a->nelts == b->nelts && i == a->nelts;
+}
+
+/** Find the cluster with these brokers and options, or make it. */
+static const char *find_cluster(ue_kafka_t **kafka, ue_setup_t *setup,
+                                const char *brokers,
+                                const apr_array_header_t *options,
+                                apr_pool_t *p)
+{
+    ue_cluster_t new = {brokers, each_once(options, p), NULL};
+    const char *why = NULL;
+    int i;
+
+    for (i = 0; i < setup->clusters->nelts; i++) {
+        const ue_cluster_t *old =
+            &APR_ARRAY_IDX(setup->clusters, i, ue_cluster_t);
+
+        if (!strcmp(old->brokers, brokers)
+            && same_options(old->options, new.options)) {
+            *kafka = old->kafka;
+            return NULL;
+        }
+    }
+    if (ue_kafka_create(&new.kafka, brokers,
+                        (const ue_kafka_option_t *)new.options->elts,
+                        new.options->nelts, ap_server_root, &why, p)
+        != APR_SUCCESS) {
+        return apr_psprintf(p, "UsageKafkaOption %s", why);
+    }
+    APR_ARRAY_PUSH(setup->clusters, ue_cluster_t) = new;
+    *kafka = new.kafka;
+    return NULL;
+}
+
+static const char *plan_kafka(ue_setup_t *setup, ue_producer_plan_t *plan,
+                              const ue_conf_t *conf, apr_pool_t *p)
+{
+    const char *brokers;
+    const char *error;
+    char *list;
+    int on;
+
+    error = kafka_wanted(&on, conf, p);
+    if (error || !on) {
+        return error;
+    }
+    error = word(&brokers, conf->kafka_brokers, "UsageKafkaBrokers",
+                 "KAFKA_BROKERS", ue_kafka_brokers_check, p);
+    if (!error && !brokers) {
+        error = "UsageKafka On needs UsageKafkaBrokers, such as "
+                "UsageKafkaBrokers localhost:9092 (or KAFKA_BROKERS)";
+    }
+    if (!error) {
+        error = word(&plan->topic, conf->kafka_topic, "UsageKafkaTopic",
+                     "KAFKA_TOPIC", ue_kafka_topic_check, p);
+    }
+    if (error) {
+        return error;
+    }
+    plan->topic = plan->topic ? plan->topic : TOPIC;
+    list = apr_pstrdup(p, brokers);
+    apr_collapse_spaces(list, list);
+    return find_cluster(&plan->kafka, setup, list, conf->kafka_options, p);
+}
+
+static int same_sinks(const ue_producer_plan_t *a, const ue_producer_plan_t *b)
+{
+    return a->kafka == b->kafka && !a->event_file == !b->event_file
+           && (!a->kafka || !strcmp(a->topic, b->topic))
+           && (!a->event_file || !strcmp(a->event_file, b->event_file));
+}
+
 /** Find the plan with these sinks and settings, or make it. */
 static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
                                  const ue_conf_t *conf, apr_pool_t *p)
@@ -160,18 +343,31 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
 
     memset(&plan, 0, sizeof(plan));
     error = plan_settings(&plan.config, conf, p);
+    if (!error) {
+        error = plan_kafka(setup, &plan, conf, p);
+    }
     if (error) {
         return error;
     }
     plan.event_file = conf->event_file;
+    if (!plan.event_file && !plan.kafka) {
+        return "UsageEvents On needs a place for the events: "
+               "UsageKafkaBrokers, such as UsageKafkaBrokers localhost:9092 "
+               "(unless UsageKafka or KAFKA_ENABLED turns Kafka off), or "
+               "UsageEventFile, such as UsageEventFile "
+               "logs/usage-events.jsonl";
+    }
     for (i = 0; i < setup->plans->nelts; i++) {
         const ue_producer_plan_t *old =
             &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
 
-        if (strcmp(old->event_file, plan.event_file)) {
-            continue;
+        if (same_sinks(old, &plan)
+            && same_settings(&old->config, &plan.config)) {
+            server->producer = i;
+            return NULL;
         }
-        if (!same_settings(&old->config, &plan.config)) {
+        if (old->event_file && plan.event_file
+            && !strcmp(old->event_file, plan.event_file)) {
             return apr_psprintf(p,
                                 "UsageEventFile %s is named by two servers "
                                 "with different UsageKafka... or "
@@ -179,8 +375,6 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
                                 "each a file of its own, such as %s.2",
                                 plan.event_file, plan.event_file);
         }
-        server->producer = i;
-        return NULL;
     }
     server->producer = setup->plans->nelts;
     APR_ARRAY_PUSH(setup->plans, ue_producer_plan_t) = plan;
@@ -248,10 +442,6 @@ static const char *resolve_server(ue_setup_t *setup, ue_conf_t *conf,
     else {
         ue_statusset_parse(&server->billable, UE_BILLABLE_STATUS_DEFAULT, &why);
     }
-    if (!conf->event_file) {
-        return "UsageEvents On needs a place for the events: UsageEventFile, "
-               "such as UsageEventFile logs/usage-events.jsonl";
-    }
     error = find_store(setup, server, conf, p);
     return error ? error : plan_producer(setup, server, conf, p);
 }
@@ -263,6 +453,7 @@ const char *ue_config_resolve(ue_setup_t **result, apr_pool_t *p,
     server_rec *s;
 
     setup->plans = apr_array_make(p, 2, sizeof(ue_producer_plan_t));
+    setup->clusters = apr_array_make(p, 2, sizeof(ue_cluster_t));
     setup->stores = apr_array_make(p, 2, sizeof(const char *));
     for (s = main_server; s; s = s->next) {
         ue_conf_t *conf =

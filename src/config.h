@@ -19,6 +19,7 @@
 
 #include "decision.h"
 #include "event.h"
+#include "kafka.h"
 #include "metrics.h"
 #include "producer.h"
 
@@ -30,10 +31,19 @@ typedef struct {
     const char *header; /**< name of a header with a bare key, or NULL */
 } ue_keyheader_t;
 
+/** A Kafka cluster, as one or more servers name it. */
+typedef struct {
+    const char *brokers;
+    const apr_array_header_t *options; /**< ue_kafka_option_t, each once */
+    ue_kafka_t *kafka;
+} ue_cluster_t;
+
 /** One producer a child, described. */
 typedef struct {
     ue_producer_config_t config;
-    const char *event_file;
+    const char *event_file; /**< or NULL */
+    ue_kafka_t *kafka;      /**< or NULL */
+    const char *topic;
     ue_sink_t *sinks[UE_PRODUCER_SINKS];
     int sink_count;
 } ue_producer_plan_t;
@@ -72,14 +82,19 @@ typedef struct {
     apr_interval_time_t flush_interval;
     apr_interval_time_t drain_timeout;
     const char *event_file;
-    ue_server_t *server; /**< set by ue_config_resolve() */
+    int kafka;
+    const char *kafka_brokers;
+    const char *kafka_topic;
+    apr_array_header_t *kafka_options; /**< ue_kafka_option_t; NULL: unset */
+    ue_server_t *server;               /**< set by ue_config_resolve() */
 } ue_conf_t;
 
 /** All that is configured, for the hooks of the process's life. */
 typedef struct {
-    apr_array_header_t *plans;  /**< ue_producer_plan_t */
-    apr_array_header_t *stores; /**< const char *, their URLs */
-    int enabled;                /**< on some server */
+    apr_array_header_t *plans;    /**< ue_producer_plan_t */
+    apr_array_header_t *clusters; /**< ue_cluster_t */
+    apr_array_header_t *stores;   /**< const char *, their URLs */
+    int enabled;                  /**< on some server */
 } ue_setup_t;
 
 extern module AP_MODULE_DECLARE_DATA usage_events_module;
@@ -91,7 +106,8 @@ void *ue_config_create(apr_pool_t *p, server_rec *s);
 void *ue_config_merge(apr_pool_t *p, void *base, void *add);
 
 /**
- * Complete the configuration of all servers.
+ * Complete the configuration of all servers. What Kafka needs is made here, so
+ * that configtest finds what the start would.
  * @return NULL, or a sentence that names the directive and what would be right
  */
 const char *ue_config_resolve(ue_setup_t **setup, apr_pool_t *p,

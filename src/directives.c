@@ -301,6 +301,40 @@ static const char *set_event_file(cmd_parms *cmd, void *unused, const char *arg)
     return NULL;
 }
 
+static const char *set_brokers(cmd_parms *cmd, void *unused, const char *arg)
+{
+    const char *why = ue_kafka_brokers_check(arg, cmd->pool);
+
+    conf_of(cmd)->kafka_brokers = arg;
+    return why ? apr_psprintf(cmd->pool, "UsageKafkaBrokers %s", why) : NULL;
+}
+
+static const char *set_topic(cmd_parms *cmd, void *unused, const char *arg)
+{
+    const char *why = ue_kafka_topic_check(arg, cmd->pool);
+
+    conf_of(cmd)->kafka_topic = arg;
+    return why ? apr_psprintf(cmd->pool, "UsageKafkaTopic %s", why) : NULL;
+}
+
+static const char *add_kafka_option(cmd_parms *cmd, void *unused,
+                                    const char *name, const char *value)
+{
+    const ue_kafka_option_t option = {name, value};
+    const char *why = ue_kafka_option_check(name, value, cmd->pool);
+    ue_conf_t *conf = conf_of(cmd);
+
+    if (why) {
+        return apr_psprintf(cmd->pool, "UsageKafkaOption %s", why);
+    }
+    if (!conf->kafka_options) {
+        conf->kafka_options =
+            apr_array_make(cmd->pool, 8, sizeof(ue_kafka_option_t));
+    }
+    APR_ARRAY_PUSH(conf->kafka_options, ue_kafka_option_t) = option;
+    return NULL;
+}
+
 const command_rec ue_directives[] = {
     AP_INIT_FLAG("UsageEvents", set_flag, AT(enabled), RSRC_CONF,
                  "On: requests need a key and are recorded as UsageEvents"),
@@ -325,6 +359,15 @@ const command_rec ue_directives[] = {
                  "Off: backends see the key"),
     AP_INIT_TAKE1("UsageKeyStore", set_keystore, NULL, RSRC_CONF,
                   "where keys are looked up: file:PATH"),
+    AP_INIT_FLAG("UsageKafka", set_flag, AT(kafka), RSRC_CONF,
+                 "Off: no events to Kafka although brokers are named"),
+    AP_INIT_TAKE1("UsageKafkaBrokers", set_brokers, NULL, RSRC_CONF,
+                  "Kafka's brokers, such as kafka-1:9092,kafka-2:9092"),
+    AP_INIT_TAKE1("UsageKafkaTopic", set_topic, NULL, RSRC_CONF,
+                  "the topic that events go to, such as usage-events"),
+    AP_INIT_TAKE2("UsageKafkaOption", add_kafka_option, NULL, RSRC_CONF,
+                  "a property of librdkafka and its value, such as "
+                  "compression.codec zstd"),
     AP_INIT_TAKE1("UsageKafkaBatchSize", set_batch_size,
                   (void *)&ue_rule_batch_size, RSRC_CONF,
                   "events that make a batch, such as 100"),

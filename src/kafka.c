@@ -185,7 +185,7 @@ static int make_topics(ue_kafka_t *kafka)
         topic->rkt = rd_kafka_topic_new(kafka->rk, topic->name, NULL);
         if (!topic->rkt) {
             ue_log(UE_LOG_CRIT, APR_SUCCESS,
-                   "UE0400: kafka: topic %s cannot be used: %s", topic->name,
+                   "UE0410: kafka: topic %s cannot be used: %s", topic->name,
                    rd_kafka_err2str(rd_kafka_last_error()));
             return 0;
         }

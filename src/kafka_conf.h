@@ -46,10 +46,17 @@ typedef struct {
 const char *ue_kafka_option_check(const char *name, const char *value,
                                   apr_pool_t *p);
 
-/** Judge a list of brokers, host[:port] with commas between. */
+/** Are these two names of one property (linger.ms, queue.buffering.max.ms)? */
+int ue_kafka_option_same(const char *a, const char *b);
+
+/**
+ * Judge a list of brokers, host[:port] with commas between.
+ * @return NULL, or what follows the name of the directive: "takes ..."
+ */
 const char *ue_kafka_brokers_check(const char *brokers, apr_pool_t *p);
 
-/** Judge the name of a topic: 1 to 249 of a-z, A-Z, 0-9, ".", "_" and "-". */
+/** Judge the name of a topic: 1 to 249 of a-z, A-Z, 0-9, ".", "_" and "-".
+ * @return as ue_kafka_brokers_check() */
 const char *ue_kafka_topic_check(const char *topic, apr_pool_t *p);
 
 /**
@@ -59,7 +66,7 @@ const char *ue_kafka_topic_check(const char *topic, apr_pool_t *p);
  * rights to it.
  *
  * @param options each judged by ue_kafka_option_check(); a later one replaces
- *                an earlier one of the same name
+ *                an earlier one of the same property
  * @param root    a directory, NULL: the current one
  * @param why     receives a sentence where the result is not APR_SUCCESS
  * @param p       destroys the configuration

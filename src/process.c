@@ -219,28 +219,58 @@ static int bind_stores(retained_t *kept, server_rec *main_server,
     return OK;
 }
 
+static int open_file_sink(ue_producer_plan_t *plan, server_rec *s,
+                          apr_pool_t *pconf)
+{
+    apr_status_t rv =
+        ue_sink_file_open(&plan->sinks[plan->sink_count], plan->event_file,
+                          plan->config.flush_interval, pconf);
+
+    if (rv != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT | APLOG_STARTUP, rv, s,
+                     "UE0003: UsageEventFile %s cannot be opened for "
+                     "appending: it must be a regular file, in a "
+                     "directory that is there",
+                     plan->event_file);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    plan->sink_count++;
+    return OK;
+}
+
+static int open_kafka_sink(ue_producer_plan_t *plan, server_rec *s,
+                           apr_pool_t *pconf)
+{
+    if (ue_sink_kafka_open(&plan->sinks[plan->sink_count], plan->kafka,
+                           plan->topic, pconf)
+        != APR_SUCCESS) {
+        refuse(s, apr_psprintf(pconf,
+                               "UsageKafkaTopic %s: too many topics, or "
+                               "settings for one, go to the same brokers",
+                               plan->topic));
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    plan->sink_count++;
+    return OK;
+}
+
 static int open_sinks(ue_setup_t *setup, server_rec *s, apr_pool_t *pconf)
 {
+    int result = OK;
     int i;
 
-    for (i = 0; i < setup->plans->nelts; i++) {
+    for (i = 0; i < setup->plans->nelts && result == OK; i++) {
         ue_producer_plan_t *plan =
             &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
-        apr_status_t rv =
-            ue_sink_file_open(&plan->sinks[plan->sink_count], plan->event_file,
-                              plan->config.flush_interval, pconf);
 
-        if (rv != APR_SUCCESS) {
-            ap_log_error(APLOG_MARK, APLOG_CRIT | APLOG_STARTUP, rv, s,
-                         "UE0003: UsageEventFile %s cannot be opened for "
-                         "appending: it must be a regular file, in a "
-                         "directory that is there",
-                         plan->event_file);
-            return HTTP_INTERNAL_SERVER_ERROR;
+        if (plan->event_file) {
+            result = open_file_sink(plan, s, pconf);
         }
-        plan->sink_count++;
+        if (plan->kafka && result == OK) {
+            result = open_kafka_sink(plan, s, pconf);
+        }
     }
-    return OK;
+    return result;
 }
 
 int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,

@@ -253,7 +253,8 @@ static void say_failed(kafka_topic_t *topic)
     kafka_limits_t *limits = topic->kafka->limits;
     uint32_t held;
 
-    if (topic->failed
+    /* At the end the producer says what is left. */
+    if (topic->failed && !atomic_load(&topic->kafka->ending)
         && ue_log_limit_pass(&limits->retried, ue_monotonic(), LOG_EVERY,
                              &held)) {
         ue_log(UE_LOG_WARNING, APR_SUCCESS,

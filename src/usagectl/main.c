@@ -38,6 +38,26 @@ static const struct {
     [UE_OPT_GROUP] = {"group", "GROUP",
                       "who may read a new key file (default for root: "
                       "www-data)"},
+    [UE_OPT_BROKERS] = {"brokers", "LIST",
+                        "Kafka's, HOST[:PORT],… (default: $KAFKA_BROKERS)"},
+    [UE_OPT_TOPIC] = {"topic", "NAME",
+                      "of the events (default: $KAFKA_TOPIC, else "
+                      "usage-events)"},
+    [UE_OPT_PARTITIONS] = {"partitions", "N",
+                           "at least so many for the events (default: 12)"},
+    [UE_OPT_REPLICATION] = {"replication", "N",
+                            "copies of each (default: what Kafka is set to)"},
+    [UE_OPT_RETENTION] = {"retention", "TIME",
+                          "how long events are kept, like 7d, 12h or "
+                          "unlimited\n"
+                          "                             (default: 7d)"},
+    [UE_OPT_ADD_PARTITIONS] = {"add-partitions", NULL,
+                               "where there are fewer, add those that lack"},
+    [UE_OPT_KAFKA_OPTION] = {"option", "NAME=VALUE",
+                             "a property of librdkafka; may be there again"},
+    [UE_OPT_KAFKA_OPTIONS] = {"options", "FILE",
+                              "such properties from a file, which may hold "
+                              "secrets"},
     [UE_OPT_FORMAT] = {"format", "table|json|csv",
                        "how to write the list (default: table)"},
 };
@@ -72,6 +92,27 @@ static const struct {
      ue_ctl_org_create, "Make an organization."},
     {"org", "list", NULL, 0, BIT(UE_OPT_STORE) | BIT(UE_OPT_FORMAT),
      ue_ctl_org_list, "List organizations."},
+    {"init-kafka", NULL, NULL, 0,
+     BIT(UE_OPT_BROKERS) | BIT(UE_OPT_TOPIC) | BIT(UE_OPT_PARTITIONS)
+         | BIT(UE_OPT_REPLICATION) | BIT(UE_OPT_RETENTION)
+         | BIT(UE_OPT_ADD_PARTITIONS) | BIT(UE_OPT_KAFKA_OPTION)
+         | BIT(UE_OPT_KAFKA_OPTIONS) | BIT(UE_OPT_FORMAT),
+     ue_ctl_init_kafka,
+     "Make the topic of the events, and NAME-ledger beside it, and list them.\n"
+     "Events are kept for a time (cleanup.policy=delete), the ledger for ever\n"
+     "(compact). With three copies or more, on three brokers or more, two "
+     "must\n"
+     "have an event before it counts (min.insync.replicas=2).\n"
+     "\n"
+     "A topic that is there is left as it is. Where it isn't as asked, "
+     "standard\n"
+     "error says how, and the exit status is 1. More partitions move most\n"
+     "organizations to another one, so none are added without\n"
+     "--add-partitions.\n"
+     "\n"
+     "A file of --options has lines NAME=VALUE or UsageKafkaOption NAME "
+     "VALUE,\n"
+     "and comments, which begin with #. So httpd can include the same file."},
 };
 
 #define COMMANDS (sizeof commands / sizeof *commands)
@@ -102,17 +143,30 @@ int ue_ctl_fail(const ue_ctl_t *ctl, int status, const char *fmt, ...)
     return status;
 }
 
+static void print_words(FILE *to, size_t c)
+{
+    fputs(commands[c].noun, to);
+    if (commands[c].verb) {
+        fprintf(to, " %s", commands[c].verb);
+    }
+    if (commands[c].operand) {
+        fprintf(to, " %s", commands[c].operand);
+    }
+}
+
 static void print_usage(FILE *to)
 {
     size_t i;
 
-    fputs("usagectl: organizations and API keys of mod_usage_events\n\n", to);
+    fputs("usagectl: organizations, API keys and Kafka topics of "
+          "mod_usage_events\n\n",
+          to);
     for (i = 0; i < COMMANDS; i++) {
-        fprintf(to, "  usagectl %s %s%s%s\n", commands[i].noun,
-                commands[i].verb, commands[i].operand ? " " : "",
-                commands[i].operand ? commands[i].operand : "");
+        fputs("  usagectl ", to);
+        print_words(to, i);
+        fputc('\n', to);
     }
-    fputs("\n  usagectl NOUN VERB --help says more of one,"
+    fputs("\n  usagectl COMMAND --help says more of one,"
           "\n  usagectl --version which one this is.\n"
           "\nExit status: 0 done, 1 refused or not complete, 2 wrong use,"
           "\n3 a server out of reach.\n",
@@ -133,9 +187,9 @@ static void print_command(size_t c)
 {
     unsigned o;
 
-    printf("usagectl %s %s%s%s [OPTION]...\n\n%s\n\n", commands[c].noun,
-           commands[c].verb, commands[c].operand ? " " : "",
-           commands[c].operand ? commands[c].operand : "", commands[c].help);
+    fputs("usagectl ", stdout);
+    print_words(stdout, c);
+    printf(" [OPTION]...\n\n%s\n\n", commands[c].help);
     for (o = 0; o < UE_OPTS; o++) {
         if (commands[c].needs & BIT(o)) {
             print_option(o, " (needed)");
@@ -166,10 +220,11 @@ static int read_option(ue_ctl_t *ctl, unsigned takes, int argc,
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "there is no option --%.*s",
                            (int)len, name);
     }
-    if (ctl->option[o]) {
+    if (ctl->option[o] && o != UE_OPT_KAFKA_OPTION) {
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--%s is there twice",
                            options[o].name);
     }
+    ctl->option[o] = NULL;
     if (!options[o].value) {
         ctl->option[o] = "";
         return name[len] ? ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
@@ -185,6 +240,9 @@ static int read_option(ue_ctl_t *ctl, unsigned takes, int argc,
     if (!ctl->option[o] || !*ctl->option[o]) {
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE, "--%s needs a value: %s",
                            options[o].name, options[o].value);
+    }
+    if (o == UE_OPT_KAFKA_OPTION) {
+        *(const char **)apr_array_push(ctl->many) = ctl->option[o];
     }
     return UE_CTL_DONE;
 }
@@ -240,10 +298,26 @@ static int wants_help(int argc, const char *const *argv)
     return 0;
 }
 
+/* The command that the arguments begin with, and how many words it has;
+ * COMMANDS: there is none. */
+static size_t find_command(int argc, const char *const *argv, int *words)
+{
+    size_t c;
+
+    for (c = 0; c < COMMANDS; c++) {
+        *words = commands[c].verb ? 2 : 1;
+        if (argc >= *words && !strcmp(argv[0], commands[c].noun)
+            && (!commands[c].verb || !strcmp(argv[1], commands[c].verb))) {
+            break;
+        }
+    }
+    return c;
+}
+
 static int run(int argc, const char *const *argv, apr_pool_t *p)
 {
-    ue_ctl_t ctl = {p, "", {NULL}, NULL};
-    int status, help = 0;
+    ue_ctl_t ctl = {p, "", {NULL}, NULL, NULL};
+    int status, words, help = 0;
     size_t c;
 
     if (argc < 2) {
@@ -263,17 +337,19 @@ static int run(int argc, const char *const *argv, apr_pool_t *p)
         print_usage(stdout);
         return UE_CTL_DONE;
     }
-    for (c = 0; argc > 2 && c < COMMANDS; c++) {
-        if (strcmp(argv[1], commands[c].noun) != 0
-            || strcmp(argv[2], commands[c].verb) != 0) {
-            continue;
-        }
-        ctl.command = apr_pstrcat(p, argv[1], " ", argv[2], NULL);
-        if (help || wants_help(argc - 3, argv + 3)) {
+    c = find_command(argc - 1, argv + 1, &words);
+    if (c < COMMANDS) {
+        argc -= 1 + words;
+        argv += 1 + words;
+        ctl.many = apr_array_make(p, 4, sizeof(const char *));
+        ctl.command = commands[c].verb ? apr_pstrcat(p, commands[c].noun, " ",
+                                                     commands[c].verb, NULL)
+                                       : commands[c].noun;
+        if (help || wants_help(argc, argv)) {
             print_command(c);
             return UE_CTL_DONE;
         }
-        status = read_arguments(&ctl, c, argc - 3, argv + 3);
+        status = read_arguments(&ctl, c, argc, argv);
         return status ? status : commands[c].run(&ctl);
     }
     fputs("usagectl: there is no such command\n\n", stderr);

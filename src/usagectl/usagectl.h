@@ -3,7 +3,7 @@
 #define UE_USAGECTL_H
 
 /**
- * usagectl: what an administrator does with organizations and keys.
+ * usagectl: what an administrator does with organizations, keys and topics.
  *
  * What was asked for goes to standard output, everything else to standard
  * error. A command is a row of a table in main.c: its words, the options that
@@ -11,6 +11,7 @@
  * being there. One thread, and one pool that ends with the process.
  */
 #include <apr_pools.h>
+#include <apr_tables.h>
 #include <apr_time.h>
 
 struct json_object;
@@ -33,6 +34,14 @@ typedef enum {
     UE_OPT_EXPIRES,
     UE_OPT_NOT_BILLABLE,
     UE_OPT_GROUP,
+    UE_OPT_BROKERS,
+    UE_OPT_TOPIC,
+    UE_OPT_PARTITIONS,
+    UE_OPT_REPLICATION,
+    UE_OPT_RETENTION,
+    UE_OPT_ADD_PARTITIONS,
+    UE_OPT_KAFKA_OPTION,
+    UE_OPT_KAFKA_OPTIONS,
     UE_OPT_FORMAT,
     UE_OPTS
 } ue_ctl_option_t;
@@ -42,6 +51,8 @@ typedef struct {
     const char *command;         /**< its words, for messages */
     const char *option[UE_OPTS]; /**< values; NULL: not given */
     const char *operand;         /**< NULL: none */
+    apr_array_header_t *many;    /**< all values of the one option that may be
+                                      there several times, in their order */
 } ue_ctl_t;
 
 /** Say what went wrong. @return status, for the caller to return */
@@ -121,5 +132,6 @@ int ue_ctl_key_revoke(ue_ctl_t *ctl);
 int ue_ctl_key_check(ue_ctl_t *ctl);
 int ue_ctl_org_create(ue_ctl_t *ctl);
 int ue_ctl_org_list(ue_ctl_t *ctl);
+int ue_ctl_init_kafka(ue_ctl_t *ctl);
 
 #endif /* UE_USAGECTL_H */

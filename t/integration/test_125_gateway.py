@@ -290,10 +290,40 @@ def test_gateway_refuses(name, value, says):
     assert "pw" not in done.stderr
 
 
-def test_gateway_passes_on_what_httpd_refuses():
-    done = gateway_says(KAFKA_BATCH_SIZE="many")
+@pytest.mark.parametrize("name,value", [
+    ("KAFKA_BATCH_SIZE", "many"), ("KAFKA_ENABLED", "maybe"),
+    ("KAFKA_ENABLED", "true"), ("KAFKA_BROKERS", "a:b")])
+def test_gateway_passes_on_what_httpd_refuses(name, value):
+    done = gateway_says(**{name: value})
     assert done.returncode == 1
-    assert "KAFKA_BATCH_SIZE" in done.stderr
+    assert name in done.stderr or "UsageKafkaBrokers" in done.stderr
+
+
+@pytest.mark.parametrize("env,file", [
+    ({}, "gateway/events.jsonl"),
+    ({"KAFKA_BROKERS": "a:1"}, None),
+    ({"KAFKA_BROKERS": "a:1", "KAFKA_ENABLED": "TRUE"}, None),
+    ({"KAFKA_BROKERS": "a:1", "KAFKA_ENABLED": "No"}, "gateway/events.jsonl"),
+    ({"KAFKA_ENABLED": "off"}, "gateway/events.jsonl"),
+    ({"GATEWAY_EVENTS": "x"}, "x"),
+    ({"KAFKA_BROKERS": "a:1", "GATEWAY_EVENTS": "x"}, "x"),
+])
+def test_gateway_writes_to_kafka_or_a_file_or_both(env, file):
+    home = new_dir("places")
+    done = gateway_says("-t", cwd=home, **env)
+    assert done.returncode == 0, done.stderr
+    text = (home / "gateway/modules.conf").read_text()
+    assert re.findall(r"^UsageEventFile (.*)$", text, re.M) == \
+        ([f'"{home / file}"'] if file else [])
+
+
+def test_gateway_says_where_events_go(start, two):
+    broker = f"127.0.0.1:{free_port()}"  # nobody listens there
+    gw = start(BACKEND_URLS=f"one={two[0].url}", KAFKA_BROKERS=broker,
+               KAFKA_TOPIC="mine")
+    assert f"events in topic mine at {broker}, log in" in gw.logs()
+    assert gw.get("/x", gw.key()).status == 200
+    assert not (gw.files / "events.jsonl").exists()
 
 
 @pytest.mark.parametrize("value", [

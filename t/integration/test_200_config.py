@@ -12,7 +12,7 @@ from trap_helpers import TrapHttp, is_problem
 PAGE = processes.REPO / "docs" / "directives.md"
 
 FLAGS = ("UsageEvents", "UsageExemptPreflight", "UsageKeyRequired",
-         "UsageKeyHide")
+         "UsageKeyHide", "UsageKafka")
 BIG = "9" * 30
 
 # directive -> (values that must be refused, what a message must hold)
@@ -35,6 +35,18 @@ WRONG = {
         ['""', "file:", "/etc/keys.json", "keys.json", "http://x/",
          "postgresql://localhost/x", "postgres://localhost/x",
          "redis://localhost", "FILE:/x"], "file:"),
+    "UsageKafkaBrokers": (
+        ['""', ",", "a,", ",a", "a,,b", "a:", "a:0", "a:65536", "a:1:2",
+         "a:9092x", '"a b"', "a;b", "ssl://a:9092", "http://a/", "::1",
+         "[::1", "[::1]x", "[]:1", "[x]:1", "a/b", "\xe9", "a" * 254],
+        "kafka-1:9092,kafka-2:9092"),
+    "UsageKafkaTopic": (
+        ['""', ".", "..", "a/b", "a,b", '"a b"', "a:b", "\xe9", "a" * 250],
+        "usage-events"),
+    # test_205_kafka_config.py has more
+    "UsageKafkaOption": (
+        ["a", "a b c", '"" ""', '"" 1', "nosuch.property 1", "acks 1",
+         "linger.ms x", 'linger.ms ""'], "UsageKafkaOption"),
     "UsageKafkaBatchSize": (
         ['""', "0", "10001", "-1", "1.5", "x", "100x", "0x10", "1e3", "+5",
          "100s", BIG], "100"),
@@ -66,6 +78,10 @@ RIGHT = {
     "UsageKeyHeader": ["Authorization", "authorization", "X-API-Key", "Key",
                        "X_Key", "!#$%&'*+-.^_`|~"],
     "UsageKeyStore": ["file:{dir}/keys.json", "file:keys.json"],
+    "UsageKafkaBrokers": ["localhost", "a:1", "a:65535,b_c.d-e:2", "[::1]",
+                          "[::1]:9092,127.0.0.1:9092", '"a:1, b:2"'],
+    "UsageKafkaTopic": ["usage-events", "a", "A.b_c-1", "a" * 249, "..."],
+    "UsageKafkaOption": ["linger.ms 5", "compression.codec zstd"],
     "UsageKafkaBatchSize": ["1", "100", "10000"],
     "UsageKafkaBufferSize": ["1", "1000", "16384"],
     "UsageJournalSlots": ["1000", "16384", "16777216"],
@@ -74,6 +90,8 @@ RIGHT = {
     "UsageEventFile": ["{dir}/x.jsonl", "x.jsonl"],
     "UsageOverflow": ["drop", "refuse", "DROP"],
     **{flag: ["On", "Off", "on", "OFF"] for flag in FLAGS},
+    "UsageKafka": ["Off", "OFF", "On\nUsageKafkaBrokers localhost",
+                   "on\nUsageKafkaBrokers localhost"],
 }
 
 
@@ -164,6 +182,7 @@ def test_events_need_a_store_and_a_file(gateway):
     gw.usage = {"UsageEventFile": None}
     rc, output = gw.configtest()
     assert rc and "UsageEventFile" in output and ".jsonl" in output
+    assert "UsageKafkaBrokers localhost:9092" in output
     gw.usage = {"UsageEventFile": None, "UsageEvents": "Off"}
     assert gw.configtest()[0] == 0
 
