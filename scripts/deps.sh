@@ -3,10 +3,11 @@
 #
 # Installs what a part of the project needs, on Debian 12 and its kin.
 #
-#   scripts/deps.sh [--list] build|demo|test|bench ...
+#   scripts/deps.sh [--list] build|demo|kafka|test|bench ...
 #
-# build: make and make install; demo: what make demo runs; test: all of make
-# test; bench: all of make bench. Where everything is there already it does
+# build: make and make install; demo: what make demo runs; kafka: a real Kafka
+# beside it (make demo KAFKA=1); test: all of make test; bench: all of make
+# bench. Where everything is there already it does
 # nothing, needs no root and no network. As somebody else than root it prints
 # what is missing and ends with status 1. --list only names the packages.
 set -eu
@@ -14,16 +15,21 @@ set -eu
 # apache2-bin is httpd and its modules; the apache2 package would also start a
 # server on port 80, which nothing here needs.
 build="make gcc libc6-dev apache2-dev libapr1-dev libaprutil1-dev \
-libjson-c-dev libssl-dev zlib1g-dev"
+libjson-c-dev librdkafka-dev libssl-dev zlib1g-dev"
 demo="$build apache2-bin python3 curl procps"
-test="$demo libcmocka-dev python3-pytest python3-pytest-xdist python3-h2 \
+# Maven fetches Kafka's jars.
+kafka="$demo openjdk-17-jre-headless maven kcat openssl ca-certificates"
+# python3-kafka reads what was written, docker-compose checks a file.
+test="$kafka python3-kafka python3-snappy python3-yaml docker-compose \
+libcmocka-dev python3-pytest python3-pytest-xdist python3-h2 \
 python3-websockets python3-pyflakes nghttp2-client nginx-light wrk valgrind \
 strace clang clang-format-16 clang-tidy libclang-rt-14-dev shellcheck \
-prometheus openssl ca-certificates"
-bench="$demo nginx-light nghttp2-client wrk valgrind"
+prometheus"
+bench="$kafka python3-kafka python3-snappy nginx-light nghttp2-client wrk \
+valgrind"
 
 usage() {
-    echo "usage: $0 [--list] build|demo|test|bench ..." >&2
+    echo "usage: $0 [--list] build|demo|kafka|test|bench ..." >&2
     exit 2
 }
 
@@ -34,6 +40,7 @@ for arg in "$@"; do
     --list) list=1 ;;
     build) wanted="$wanted $build" ;;
     demo) wanted="$wanted $demo" ;;
+    kafka) wanted="$wanted $kafka" ;;
     test) wanted="$wanted $test" ;;
     bench) wanted="$wanted $bench" ;;
     *) usage ;;

@@ -1,9 +1,13 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "config.h"
 
+#include <grp.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "http_main.h"
+#include "unixd.h"
 
 #include <apr_strings.h>
 
@@ -264,6 +268,70 @@ static int same_options(const apr_array_header_t *a,
     return a->nelts == b->nelts && i == a->nelts;
 }
 
+static int names_files(const apr_array_header_t *options)
+{
+    int i;
+
+    for (i = 0; i < options->nelts; i++) {
+        if (ue_kafka_option_is_file(
+                &APR_ARRAY_IDX(options, i, ue_kafka_option_t))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/** As somebody else: which of the options' files can't be read? */
+static int unreadable(const apr_array_header_t *options, apr_pool_t *p)
+{
+    int i;
+
+    if (initgroups(ap_unixd_config.user_name, ap_unixd_config.group_id) != 0
+        || setgid(ap_unixd_config.group_id) != 0
+        || setuid(ap_unixd_config.user_id) != 0) {
+        return -1;
+    }
+    for (i = 0; i < options->nelts; i++) {
+        const ue_kafka_option_t *one =
+            &APR_ARRAY_IDX(options, i, ue_kafka_option_t);
+
+        if (ue_kafka_option_is_file(one)
+            && access(ap_server_root_relative(p, one->value), R_OK) != 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/** Children run as another user than the one who judges the files here, and a
+ * child that can't make its client ends. */
+static const char *try_as_child(const apr_array_header_t *options,
+                                apr_pool_t *p)
+{
+    const ue_kafka_option_t *one;
+    int status;
+    pid_t pid;
+
+    if (geteuid() != 0 || ap_unixd_config.user_id == 0
+        || !names_files(options)) {
+        return NULL;
+    }
+    pid = fork();
+    if (pid == 0) {
+        _exit(unreadable(options, p) + 1);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)
+        || !WEXITSTATUS(status)) {
+        return NULL;
+    }
+    one = &APR_ARRAY_IDX(options, WEXITSTATUS(status) - 1, ue_kafka_option_t);
+    return apr_psprintf(p,
+                        "UsageKafkaOption %s: %s can't be read by %s, whom "
+                        "httpd's children run as",
+                        one->name, ap_server_root_relative(p, one->value),
+                        ap_unixd_config.user_name);
+}
+
 /** Find the cluster with these brokers and options, or make it. */
 static const char *find_cluster(ue_kafka_t **kafka, ue_setup_t *setup,
                                 const char *brokers,
@@ -292,7 +360,7 @@ static const char *find_cluster(ue_kafka_t **kafka, ue_setup_t *setup,
     }
     APR_ARRAY_PUSH(setup->clusters, ue_cluster_t) = new;
     *kafka = new.kafka;
-    return NULL;
+    return try_as_child(new.options, p);
 }
 
 static const char *plan_kafka(ue_setup_t *setup, ue_producer_plan_t *plan,

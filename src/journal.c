@@ -313,7 +313,6 @@ void ue_journal_unsend(ue_journal_t *j, ue_slot_ref_t ref)
 void ue_journal_forget(ue_journal_t *j, ue_slot_ref_t ref)
 {
     slot_at(j, ref)->first.number = 0;
-    ue_journal_unsend(j, ref);
 }
 
 uint64_t ue_journal_number(const ue_journal_t *j, ue_slot_ref_t ref)

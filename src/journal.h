@@ -162,7 +162,8 @@ void ue_journal_send(ue_journal_t *journal, ue_slot_ref_t ref,
 /** SENT → LISTED: it is known not to be stored. @locality worker */
 void ue_journal_unsend(ue_journal_t *journal, ue_slot_ref_t ref);
 
-/** Forget the number, since its stream has ended. @locality worker */
+/** Forget the number, since its stream has ended. What is SENT stays so: it may
+ * be stored under it. @locality worker */
 void ue_journal_forget(ue_journal_t *journal, ue_slot_ref_t ref);
 
 /** The number it was sent under, 0: never. @locality worker */

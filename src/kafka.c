@@ -65,10 +65,20 @@ static void note_up(ue_kafka_t *kafka)
 
 /* ---- what librdkafka tells ---- */
 
+/** How much of what librdkafka says can be shown. Of a wrong
+ * sasl.oauthbearer.config it repeats the rest. */
+static size_t shown(const char *text)
+{
+    const char *secret = strstr(text, "beginning at:");
+
+    return secret ? (size_t)(secret - text) : strlen(text);
+}
+
 static void on_log(const rd_kafka_t *rk, int level, const char *facility,
                    const char *text)
 {
-    ue_log(UE_LOG_DEBUG, APR_SUCCESS, "librdkafka: %s: %s", facility, text);
+    ue_log(UE_LOG_DEBUG, APR_SUCCESS, "librdkafka: %s: %.*s", facility,
+           (int)shown(text), text);
 }
 
 static void on_fatal(ue_kafka_t *kafka, rd_kafka_t *rk)
@@ -84,10 +94,14 @@ static void on_fatal(ue_kafka_t *kafka, rd_kafka_t *rk)
     }
 }
 
-static void on_error(rd_kafka_t *rk, int error, const char *reason,
-                     void *opaque)
+static void on_error(rd_kafka_t *rk, int error, const char *text, void *opaque)
 {
     ue_kafka_t *kafka = opaque;
+    char reason[256];
+
+    apr_cpystrn(reason, text,
+                shown(text) < sizeof(reason) ? shown(text) + 1
+                                             : sizeof(reason));
 
     ue_log(UE_LOG_DEBUG, APR_SUCCESS, "kafka: %s: %s", kafka->brokers, reason);
     switch (error) {

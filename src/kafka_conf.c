@@ -481,9 +481,9 @@ const char *ue_kafka_topic_check(const char *topic, apr_pool_t *p)
 
 /**
  * Keep librdkafka where it is loaded. httpd unloads the module at each restart,
- * and with it what only the module needs; but librdkafka, OpenSSL's providers
- * and Cyrus SASL once set up keep memory, and functions to be called at the
- * end of a thread or of the process, which a second copy would add to.
+ * and with it what only the module needs; but what librdkafka, OpenSSL and
+ * Cyrus SASL have set up stays behind (8 kB a restart), with functions of
+ * theirs to be called at the end of a thread or of the process.
  */
 static void pin_library(void)
 {
@@ -547,6 +547,12 @@ static int names_file(const char *name, const char *value)
     return (len > 9 && !strcmp(name + len - 9, ".location")
             && (strcmp(name, "ssl.ca.location") || strcmp(value, "probe")))
            || !strcmp(name, "sasl.kerberos.keytab");
+}
+
+int ue_kafka_option_is_file(const ue_kafka_option_t *option)
+{
+    return *option->value && names_file(option->name, option->value)
+           && strcmp(option->name, "ssl.key.location");
 }
 
 /** Open a file that an option names, so that it is seen to be there. */

@@ -49,6 +49,10 @@ const char *ue_kafka_option_check(const char *name, const char *value,
 /** Are these two names of one property (linger.ms, queue.buffering.max.ms)? */
 int ue_kafka_option_same(const char *a, const char *b);
 
+/** Does it name a file that children read? ue_kafka_conf_make() sees to it that
+ * the parent can. */
+int ue_kafka_option_is_file(const ue_kafka_option_t *option);
+
 /**
  * Judge a list of brokers, host[:port] with commas between.
  * @return NULL, or what follows the name of the directive: "takes ..."

@@ -64,7 +64,8 @@ typedef struct {
     list_t unsorted;     /* while the lanes are not known */
     lane_t *lanes;
     uint32_t lane_count;
-    uint32_t turn;     /* the lane that is asked first */
+    uint32_t turn;     /* the lane that is asked first: behind the last that
+                          was handed over */
     uint32_t waiting;  /* in all lists */
     uint32_t numbered; /* of these, with a number */
     uint32_t under_way;
@@ -108,6 +109,7 @@ struct ue_producer_t {
 #define UE_PENDING_REFUSED 0x80     /* a sink refused it */
 #define UE_PENDING_INTERRUPTED 0x40 /* its request was never logged */
 #define UE_PENDING_EXPIRED 0x20     /* it got too old for a sink */
+#define UE_PENDING_UNKNOWN 0x10 /* it may be stored, by what was said once */
 
 /* ---- producer_lanes.c: what waits for the sinks ---- */
 

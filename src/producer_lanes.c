@@ -74,7 +74,9 @@ static void insert(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
     uint64_t number = ue_journal_number(journal, ref);
     ue_slot_ref_t before;
 
-    if (!list->last || ue_journal_number(journal, list->last) < number) {
+    /* Where there are no numbers, the slot has the other sink's. */
+    if (!outlet->sink->vtable->numbered || !list->last
+        || ue_journal_number(journal, list->last) < number) {
         append(outlet, list, ref);
         return;
     }
@@ -105,7 +107,7 @@ static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
     else {
         ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
     }
-    if (!marks) {
+    if (!(marks & (uint8_t)~UE_PENDING_UNKNOWN)) {
         ue_metrics_latency(p->seat,
                            p->wall - ue_journal_ended(p->journal, ref));
     }
@@ -115,6 +117,17 @@ static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
         ue_journal_release(p->journal, ref);
     }
     atomic_fetch_add(&p->settled, 1);
+}
+
+/** An event is back: not stored now, and if never before, it can't be. */
+static void unsend(const outlet_t *outlet, ue_slot_ref_t ref)
+{
+    const ue_producer_t *p = outlet->producer;
+
+    if (outlet->sink->vtable->numbered
+        && !(p->pending[ref - 1] & UE_PENDING_UNKNOWN)) {
+        ue_journal_unsend(p->journal, ref);
+    }
 }
 
 /** A sink is done with an event. */
@@ -128,6 +141,7 @@ static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
     if (*pending & OUTLET_BITS) {
         if (outlet->sink->vtable->numbered) {
             /* What happens to it now is about the other sink. */
+            *pending &= (uint8_t)~UE_PENDING_UNKNOWN;
             ue_journal_unsend(p->journal, ref);
         }
     }
@@ -200,9 +214,10 @@ static void report(void *baton, uint32_t n, ue_slot_ref_t ref,
     case UE_UNKNOWN:
     case UE_TOO_LARGE:
         ue_metrics_add(p->seat, UE_M_DELIVERY_RETRIABLE, 1);
-        if (outcome != UE_UNKNOWN) {
-            ue_journal_unsend(p->journal, ref);
+        if (outcome == UE_UNKNOWN && outlet->sink->vtable->numbered) {
+            p->pending[ref - 1] |= UE_PENDING_UNKNOWN;
         }
+        unsend(outlet, ref);
         lane->too_large |= outcome == UE_TOO_LARGE;
         insert(outlet, &lane->returned, ref);
         break;
@@ -316,28 +331,37 @@ static void deal(outlet_t *outlet, uint32_t lanes)
     while (all.count) {
         ue_slot_ref_t ref = shift(outlet, &all);
 
-        ue_journal_forget(outlet->producer->journal, ref);
+        if (outlet->sink->vtable->numbered) {
+            ue_journal_forget(outlet->producer->journal, ref);
+        }
         append(outlet, list_of(outlet, ref), ref);
     }
 }
 
+/** What may be handed over. */
+typedef enum {
+    FEED_NOTHING,
+    FEED_NUMBERED, /* what has its number */
+    FEED_ALL
+} feed_t;
+
 /**
  * Follow the number of the sink's lanes. What has a number goes home first, to
- * the lane that it was meant for, unless that is no more.
- * @return whether only that may go
+ * the lane that it was meant for, unless that may be no more.
+ * @return what may go now
  */
-static int follow_lanes(outlet_t *outlet)
+static feed_t follow_lanes(outlet_t *outlet)
 {
     uint32_t lanes = outlet->sink->vtable->lanes(outlet->sink);
 
     if (lanes == 0 || lanes == outlet->lane_count) {
-        return 0;
+        return FEED_ALL;
     }
     if (outlet->under_way || (outlet->numbered && lanes > outlet->lane_count)) {
-        return 1;
+        return lanes > outlet->lane_count ? FEED_NUMBERED : FEED_NOTHING;
     }
     deal(outlet, lanes);
-    return 0;
+    return FEED_ALL;
 }
 
 /* ---- feeding ---- */
@@ -391,7 +415,7 @@ static void put_back(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
 
     for (i = from; i < to; i++) {
         append(outlet, &back, p->records[i].ref);
-        ue_journal_unsend(p->journal, p->records[i].ref);
+        unsend(outlet, p->records[i].ref);
     }
     join(outlet, &back, &lane->waiting);
     lane->waiting = back;
@@ -422,6 +446,9 @@ static int hand_over(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
     /* It may report while it takes; one more keeps the batch from ending. */
     lane->under_way = n + 1;
     outlet->under_way += n + 1;
+    /* Who had a turn is last at the next: by the clock alone, a lane might find
+     * room each time that it is first, and the others never. */
+    outlet->turn = (batch.lane + 1) % outlet->lane_count;
     rv = vtable->submit(outlet->sink, &batch, &taken);
     put_back(p, outlet, lane, (uint32_t)taken, n);
     lane->batch = (uint32_t)taken;
@@ -485,23 +512,22 @@ static int feed_lane(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
 
 static void feed_outlet(ue_producer_t *p, outlet_t *outlet, apr_time_t now)
 {
-    int only_numbered;
-    uint32_t i;
+    feed_t what;
+    uint32_t first, i;
 
     outlet->sink->vtable->poll(outlet->sink, now);
-    only_numbered = follow_lanes(outlet);
-    if (now < outlet->retry_at || outlet->waiting == 0) {
+    what = follow_lanes(outlet);
+    if (now < outlet->retry_at || outlet->waiting == 0
+        || what == FEED_NOTHING) {
         return;
     }
+    first = outlet->turn;
     for (i = 0; i < outlet->lane_count; i++) {
-        lane_t *lane = &outlet->lanes[(outlet->turn + i) % outlet->lane_count];
+        lane_t *lane = &outlet->lanes[(first + i) % outlet->lane_count];
 
-        if (!feed_lane(p, outlet, lane, only_numbered, now)) {
+        if (!feed_lane(p, outlet, lane, what == FEED_NUMBERED, now)) {
             break;
         }
-    }
-    if (outlet->lane_count) {
-        outlet->turn = (outlet->turn + 1) % outlet->lane_count;
     }
 }
 

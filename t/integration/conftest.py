@@ -10,6 +10,8 @@ import pytest
 
 import harness
 import processes
+from broker import (kafka, kafka_broker, kafka_cluster,  # noqa: F401
+                    kafka_own)
 
 
 def pytest_addoption(parser):

@@ -119,6 +119,102 @@ static void test_journal_interrupted_request_has_status_0(void **state)
     assert_int_equal(ue_journal_complete(journal, ref, &completion), APR_EBUSY);
 }
 
+/* ---- numbers ---- */
+
+static ue_slot_ref_t listed(void)
+{
+    ue_slot_ref_t ref = admit("GET", "/");
+
+    assert_int_equal(ue_journal_complete(journal, ref, &completion),
+                     APR_SUCCESS);
+    assert_true(ue_journal_list(journal, ref, BIT(UE_SLOT_COMPLETE)));
+    return ref;
+}
+
+static void test_journal_keeps_the_number_of_what_is_sent(void **state)
+{
+    const uint64_t largest = UINT64_C(0xfedcba9876543210);
+    ue_slot_ref_t ref = listed();
+
+    assert_int_equal(ue_journal_number(journal, ref), 0);
+    ue_journal_send(journal, ref, 7, largest);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_SENT);
+    assert_true(ue_journal_number(journal, ref) == largest);
+    /* it comes back, and goes again */
+    ue_journal_unsend(journal, ref);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_LISTED);
+    assert_true(ue_journal_number(journal, ref) == largest);
+    ue_journal_unsend(journal, ref);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_LISTED);
+    ue_journal_send(journal, ref, 7, largest);
+    ue_journal_send(journal, ref, 7, largest);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_SENT);
+    assert_true(ue_journal_number(journal, ref) == largest);
+    ue_journal_release(journal, ref);
+    check_all_free();
+}
+
+static void test_journal_forgets_a_number(void **state)
+{
+    ue_slot_ref_t ref = listed();
+    ue_slot_ref_t other = listed();
+
+    ue_journal_send(journal, ref, 7, 41);
+    ue_journal_send(journal, other, 7, 42);
+    ue_journal_unsend(journal, ref);
+    ue_journal_forget(journal, ref);
+    assert_int_equal(ue_journal_number(journal, ref), 0);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_LISTED);
+    assert_int_equal(ue_journal_number(journal, other), 42);
+    ue_journal_release(journal, ref);
+    ue_journal_release(journal, other);
+    /* nor has the next in a slot the last one's number */
+    assert_int_equal(admit("GET", "/"), other);
+    assert_int_equal(ue_journal_number(journal, other), 0);
+}
+
+/* What is sent is the worker's and the closing thread's: nobody lists it again,
+ * completes it or takes it for interrupted. */
+static void test_journal_sent_slot_is_nobody_elses(void **state)
+{
+    ue_slot_ref_t ref = listed();
+
+    ue_journal_send(journal, ref, 0, 1);
+    assert_false(ue_journal_list(
+        journal, ref, BIT(UE_SLOT_COMPLETE) | BIT(UE_SLOT_STRANDED)));
+    assert_false(ue_journal_interrupt(journal, ref));
+    assert_int_equal(ue_journal_complete(journal, ref, &completion), APR_EBUSY);
+    ue_journal_strand(journal, ref);
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_SENT);
+    assert_false(ue_journal_settle(journal, ref, BIT(UE_SLOT_LISTED)));
+    assert_true(ue_journal_settle(journal, ref, BIT(UE_SLOT_SENT)));
+    assert_false(ue_journal_settle(journal, ref,
+                                   BIT(UE_SLOT_LISTED) | BIT(UE_SLOT_SENT)));
+    assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_FREE);
+}
+
+/* Once it was written off, a worker that comes too late changes nothing. */
+static void test_journal_written_off_slot_stays_so(void **state)
+{
+    static const unsigned from[] = {BIT(UE_SLOT_LISTED), BIT(UE_SLOT_SENT)};
+
+    for (size_t i = 0; i < UNIT_COUNT(from); i++) {
+        ue_slot_ref_t ref = listed();
+
+        if (i == 1) {
+            ue_journal_send(journal, ref, 3, 5);
+        }
+        assert_true(ue_journal_settle(journal, ref, from[i]));
+        ue_journal_send(journal, ref, 3, 5);
+        assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_FREE);
+        ue_journal_unsend(journal, ref);
+        ue_journal_forget(journal, ref);
+        assert_int_equal(ue_journal_state(journal, ref), UE_SLOT_FREE);
+        assert_false(ue_journal_settle(
+            journal, ref, BIT(UE_SLOT_LISTED) | BIT(UE_SLOT_SENT)));
+    }
+}
+
 /* ---- what is in it ---- */
 
 static void check_event(ue_slot_ref_t ref, const ue_admission_t *a,
@@ -371,6 +467,10 @@ static const struct CMUnitTest tests[] = {
     TEST(test_journal_lists_a_slot_once),
     TEST(test_journal_completes_a_slot_once),
     TEST(test_journal_interrupted_request_has_status_0),
+    TEST(test_journal_keeps_the_number_of_what_is_sent),
+    TEST(test_journal_forgets_a_number),
+    TEST(test_journal_sent_slot_is_nobody_elses),
+    TEST(test_journal_written_off_slot_stays_so),
     TEST(test_journal_gives_back_every_method),
     TEST(test_journal_gives_back_endpoints_of_all_lengths),
     TEST(test_journal_cuts_an_endpoint_of_8000_bytes),

@@ -369,6 +369,9 @@ static inline int tear_down(void **state)
         void *ref;
 
         apr_queue_trypop(fix.producer->queue, &ref);
+        for (int i = 0; i < fix.producer->outlet_count; i++) {
+            free(fix.producer->outlets[i].lanes);
+        }
     }
     ue_log_set(NULL, NULL, UE_LOG_CRIT);
     apr_pool_destroy(fix.pool);
