@@ -4,6 +4,7 @@
 # make install        into httpd's module directory and $(bindir)
 # make deps           install what building needs, on Debian
 # make demo           a gateway before a small backend, from key to event
+# make demo KAFKA=1   the same with a real Kafka, which it fetches and starts
 # make test           install what it needs, and run everything that must hold
 # make clean          remove what was built
 # make help           this list, and the parts of make test

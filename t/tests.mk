@@ -24,19 +24,19 @@ ASAN_PART ?= t/integration/test_03*.py t/integration/test_05*.py \
              t/integration/test_1*.py t/integration/test_21*.py \
              t/integration/test_3*.py
 
-.PHONY: deps deps-demo deps-test deps-bench demo test unit valgrind tsan \
+.PHONY: deps deps-demo deps-kafka deps-test deps-bench demo test unit valgrind tsan \
         tsan-unit run-fuzz asan asan-build asan-unit asan-integration integration fuzz fuzz-build \
         guard lint bench test-faults
 
 deps:
 	scripts/deps.sh build
-deps-demo deps-test deps-bench: deps-%:
+deps-demo deps-kafka deps-test deps-bench: deps-%:
 	scripts/deps.sh $*
 
 # A make of its own, since this one asked apr-1-config before it was there.
-demo: deps-demo
+demo: deps-demo $(if $(filter 1,$(KAFKA)),deps-kafka)
 	$(MAKE) all
-	scripts/demo
+	KAFKA=$(KAFKA) scripts/demo
 
 test: deps-test
 	$(MAKE) all
@@ -107,7 +107,13 @@ lint:
 test-faults: all
 	UE_FAULTS=1 $(run_pytest) $(PYTEST) t/integration/test_040_restarts.py
 
+$(B)/bench:
+	mkdir -p $@
+$(B)/bench/%: bench/%.c $(LIB) $(HEADERS) | $(B)/bench
+	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS) $(APR_LIBS)
+
 bench: deps-bench
 	$(MAKE) all
 	bench/instructions
 	bench/throughput
+	bench/kafka
