@@ -41,9 +41,11 @@ static void note_down(ue_kafka_t *kafka, const char *reason)
     uint32_t held;
 
     atomic_store(&kafka->connected, 0);
-    if (!atomic_exchange(&kafka->limits->down, 1)
+    atomic_store(&kafka->hurry, 1);
+    if (!atomic_load(&kafka->limits->down)
         && ue_log_limit_pass(&kafka->limits->reach, ue_monotonic(), REACH_EVERY,
                              &held)) {
+        atomic_store(&kafka->limits->down, 1);
         ue_log(UE_LOG_ERR, APR_SUCCESS,
                "UE0401: kafka: %s cannot be reached: %s; events wait in their "
                "slots",
@@ -263,10 +265,21 @@ void ue_kafka_poll(ue_kafka_t *kafka, kafka_topic_t *topic)
     atomic_flag_clear(&kafka->polling);
 }
 
+void ue_kafka_end(ue_kafka_t *kafka)
+{
+    if (atomic_fetch_add(&kafka->ended, 1) + 1 == kafka->topic_count) {
+        atomic_store(&kafka->ending, 1);
+    }
+}
+
 void ue_kafka_purge(ue_kafka_t *kafka)
 {
-    rd_kafka_purge(kafka->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT
-                                  | RD_KAFKA_PURGE_F_NON_BLOCKING);
+    if (pthread_rwlock_tryrdlock(&kafka->lock) == 0) {
+        rd_kafka_purge(kafka->rk, RD_KAFKA_PURGE_F_QUEUE
+                                      | RD_KAFKA_PURGE_F_INFLIGHT
+                                      | RD_KAFKA_PURGE_F_NON_BLOCKING);
+        pthread_rwlock_unlock(&kafka->lock);
+    }
 }
 
 /* ---- metadata: how many partitions, who leads them ---- */

@@ -96,6 +96,7 @@ struct kafka_topic_t {
     uint32_t lost;
     rd_kafka_resp_err_t why_failed, why_lost;
     int was_connected;
+    int has_ended; /* flushed for good */
 };
 
 struct ue_kafka_t {
@@ -115,7 +116,8 @@ struct ue_kafka_t {
     _Atomic int broken;    /* a fatal error: to be replaced */
     _Atomic int connected; /* metadata was answered */
     _Atomic int hurry;     /* ask for metadata soon */
-    _Atomic int ending;
+    _Atomic uint32_t ended; /* topics */
+    _Atomic int ending;     /* all topics have ended */
     char reason[256]; /* the last error; only who polls writes and reads */
     _Atomic int32_t credits[UE_KAFKA_BROKERS]; /* batches under way */
 };
@@ -129,6 +131,9 @@ apr_status_t ue_kafka_start(ue_kafka_t *kafka);
  * @param topic whose worker calls
  */
 void ue_kafka_poll(ue_kafka_t *kafka, kafka_topic_t *topic);
+
+/** A topic has come to its end; with the last one, the cluster has. */
+void ue_kafka_end(ue_kafka_t *kafka);
 
 /** Call home all that librdkafka holds, without waiting. */
 void ue_kafka_purge(ue_kafka_t *kafka);

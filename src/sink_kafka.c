@@ -254,7 +254,7 @@ static void say_failed(kafka_topic_t *topic)
     uint32_t held;
 
     /* At the end the producer says what is left. */
-    if (topic->failed && !atomic_load(&topic->kafka->ending)
+    if (topic->failed && !topic->has_ended
         && ue_log_limit_pass(&limits->retried, ue_monotonic(), LOG_EVERY,
                              &held)) {
         ue_log(UE_LOG_WARNING, APR_SUCCESS,
@@ -294,19 +294,28 @@ static void poll_topic(ue_sink_t *sink, apr_time_t now)
     }
 }
 
+/** Poll until all is reported. */
+static void bring_home(kafka_topic_t *topic, apr_time_t until)
+{
+    while (topic->under_way && ue_monotonic() < until) {
+        poll_topic(&topic->base, ue_monotonic());
+        apr_sleep(apr_time_from_msec(1));
+    }
+}
+
 static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
 {
     kafka_topic_t *topic = (kafka_topic_t *)sink;
-    apr_time_t until = ue_monotonic() + PURGE_GRACE;
 
-    atomic_store(&topic->kafka->ending, 1);
+    bring_home(topic, deadline);
+    if (!topic->has_ended) {
+        topic->has_ended = 1;
+        ue_kafka_end(topic->kafka);
+    }
     if (topic->under_way) {
         /* What was not sent yet is told from what is on its way. */
         ue_kafka_purge(topic->kafka);
-    }
-    while (topic->under_way && ue_monotonic() < until) {
-        poll_topic(sink, ue_monotonic());
-        apr_sleep(apr_time_from_msec(1));
+        bring_home(topic, ue_monotonic() + PURGE_GRACE);
     }
     return topic->under_way ? APR_TIMEUP : APR_SUCCESS;
 }

@@ -1,0 +1,486 @@
+/* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+
+/**
+ * The Kafka cluster: within reach or not, topics that can't be written to,
+ * fatal errors, and the end.
+ */
+#include "unit_kafka.h"
+
+#include <dlfcn.h>
+#include <netdb.h>
+#include <sys/wait.h>
+
+/* A resolver that hangs when the test wants it to. */
+static _Atomic int resolver_hangs;
+static _Atomic int hanging; /* threads in it */
+
+int getaddrinfo(const char *node, const char *service,
+                const struct addrinfo *hints, struct addrinfo **result)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *,
+                struct addrinfo **);
+
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    atomic_fetch_add(&hanging, 1);
+    while (atomic_load(&resolver_hangs)) {
+        apr_sleep(apr_time_from_msec(1));
+    }
+    atomic_fetch_sub(&hanging, 1);
+    return real(node, service, hints, result);
+}
+
+/* ---- without a broker ---- */
+
+#define LATE                                                        \
+    apr_time_from_msec(500) /* behind a deadline, on a slow machine \
+                             */
+
+/* Flush. @return whether it kept its deadline */
+static int flush_in_time(feeder_t *f, apr_interval_time_t within)
+{
+    apr_time_t deadline = ue_monotonic() + within;
+
+    f->gives_up = 1;
+    f->sink->vtable->flush(f->sink, deadline);
+    return ue_monotonic() - deadline < LATE;
+}
+
+/* Hand over what a lane would take, although no metadata are there. */
+static void know_lanes(kafka_topic_t *topic, uint32_t count)
+{
+    pthread_mutex_lock(&topic->mutex);
+    topic->leaders = realloc(topic->leaders, count * sizeof(*topic->leaders));
+    topic->leader_count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        topic->leaders[i] = -1;
+    }
+    topic->usable = 1;
+    atomic_fetch_add(&topic->version, 1);
+    pthread_mutex_unlock(&topic->mutex);
+}
+
+/* In a child, since whoever destroys would wait for the resolver. */
+static int end_with_unknown_name(void)
+{
+    apr_time_t until = ue_monotonic() + apr_time_from_sec(10);
+    feeder_t f;
+
+    open_feeder(&f, open_kafka("no-such-host.invalid:9092", NULL, NULL), "t",
+                50);
+    start_feeder(&f);
+    know_lanes(f.topic, 3);
+    while ((f.under_way < 50 || count_said("UE0401") == 0)
+           && ue_monotonic() < until) {
+        feed(&f);
+        apr_sleep(apr_time_from_msec(1));
+    }
+    return flush_in_time(&f, 0) && f.told[UE_UNSENT] == 50 && !f.wrong
+           && f.under_way == 0 && credits_in_use(f.topic->kafka) == 0
+           && count_said("UE0401") == 1
+           && has_said("UE0401", "no-such-host.invalid:9092");
+}
+
+static void test_end_with_a_name_that_cannot_be_resolved(void **state)
+{
+    pid_t child = fork();
+    int status = -1;
+
+    if (child == 0) {
+        unit_exit(!end_with_unknown_name());
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+/* Two children of one parent; here both are in one process. */
+static void test_no_broker_is_said_once_for_all_children(void **state)
+{
+    ue_kafka_t *one, *two;
+    feeder_t f, g;
+
+    begin(1);
+    make_topic("t", 2);
+    set_down(-1);
+    one = open_kafka(fix.brokers, NULL, NULL);
+    two = open_kafka(fix.brokers, NULL, NULL);
+    two->limits = one->limits;
+    open_feeder(&f, one, "t", 30);
+    open_feeder(&g, two, "t", 30);
+    g.stream.b[0] = 0;
+    start_feeder(&f);
+    start_feeder(&g);
+    UNTIL_BOTH(&f, &g, count_said("UE0401") > 0);
+    feed_for(&f, 200);
+    feed_for(&g, 200);
+    assert_int_equal(count_said("UE0401"), 1);
+    assert_int_equal(count_said("Connected to Kafka"), 0);
+    assert_int_equal(f.waiting + g.waiting, 60);
+    assert_int_equal(f.sink->vtable->lanes(f.sink), 0);
+    assert_false(f.connected || g.connected);
+    set_up(-1);
+    UNTIL_BOTH(&f, &g, IS_DONE(&f) && IS_DONE(&g));
+    UNTIL_BOTH(&f, &g, f.connected && g.connected);
+    assert_int_equal(f.told[UE_DELIVERED] + g.told[UE_DELIVERED], 60);
+    assert_int_equal(f.wrong + g.wrong, 0);
+    assert_int_equal(count_said("UE0401"), 1);
+    assert_int_equal(count_said("UE0402"), 1);
+    assert_int_equal(count_said("Connected to Kafka for usage tracking"), 2);
+}
+
+/* What a child notes, the others see. */
+static void test_limits_are_shared_by_children(void **state)
+{
+    ue_kafka_t *kafka = open_kafka("localhost:1", NULL, NULL);
+    pid_t child = fork();
+    int status = -1;
+
+    if (child == 0) {
+        atomic_store(&kafka->limits->down, 77);
+        unit_exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(atomic_load(&kafka->limits->down), 77);
+}
+
+static void test_broker_that_comes_back(void **state)
+{
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 2);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 60);
+    f.most = 10;
+    hold(&f);
+    start_feeder(&f);
+    UNTIL(&f, f.sink->vtable->lanes(f.sink) == 2);
+    UNTIL(&f, f.connected);
+    set_down(-1);
+    UNTIL(&f, count_said("UE0401") == 1 && !f.connected);
+    let_go(&f);
+    set_up(-1);
+    UNTIL(&f, IS_DONE(&f) && f.connected);
+    assert_int_equal(count_said("UE0402"), 1);
+    assert_each_once(&f, 2);
+}
+
+/* ---- topics ---- */
+
+static void refuse_topic(rd_kafka_resp_err_t error, const char *text)
+{
+    ue_kafka_t *kafka;
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 4);
+    rd_kafka_mock_topic_set_error(fix.mock, "t", error);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 50);
+    start_feeder(&f);
+    UNTIL(&f, count_said("UE0407") == 1);
+    feed_for(&f, 700); /* asked about twice more */
+    assert_int_equal(count_said("UE0407"), 1);
+    assert_true(has_said("UE0407", "topic t: "));
+    assert_true(has_said("UE0407", text));
+    assert_int_equal(f.sink->vtable->lanes(f.sink), 0);
+    assert_int_equal(f.waiting, 50);
+    rd_kafka_mock_topic_set_error(fix.mock, "t", RD_KAFKA_RESP_ERR_NO_ERROR);
+    UNTIL(&f, IS_DONE(&f));
+    assert_each_once(&f, 4);
+}
+
+static void test_topic_that_is_not_there(void **state)
+{
+    refuse_topic(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                 "Unknown topic or partition");
+}
+
+static void test_topic_that_we_may_not_see(void **state)
+{
+    refuse_topic(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+                 "Topic authorization failed");
+}
+
+/* One that goes is given no more; what is offered waits for it. */
+static void test_topic_that_goes_and_comes(void **state)
+{
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 4);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 50);
+    hold(&f);
+    start_feeder(&f);
+    UNTIL(&f, f.sink->vtable->lanes(f.sink) == 4);
+    assert_true(f.sink->vtable->has_room(f.sink, 0));
+    rd_kafka_mock_topic_set_error(fix.mock, "t",
+                                  RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    UNTIL(&f, !f.sink->vtable->has_room(f.sink, 0));
+    assert_int_equal(f.sink->vtable->lanes(f.sink), 4);
+    rd_kafka_mock_topic_set_error(fix.mock, "t", RD_KAFKA_RESP_ERR_NO_ERROR);
+    let_go(&f);
+    UNTIL(&f, IS_DONE(&f));
+    assert_each_once(&f, 4);
+}
+
+/* ---- fatal errors ---- */
+
+static void break_down(ue_kafka_t *kafka)
+{
+    rd_kafka_test_fatal_error(
+        kafka->rk, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "a test");
+}
+
+static void test_producer_is_replaced_after_a_fatal_error(void **state)
+{
+    ue_kafka_t *kafka;
+    const rd_kafka_t *old;
+    feeder_t f, g;
+
+    begin(1);
+    make_topic("t", 3);
+    make_topic("u", 3);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 300);
+    open_feeder(&g, kafka, "u", 300);
+    f.most = g.most = 20;
+    count_requests(1, 60000); /* in flight, and never answered */
+    start_feeder(&f);
+    start_feeder(&g);
+    UNTIL_BOTH(&f, &g, requests(1) >= UE_KAFKA_CREDIT);
+    UNTIL_BOTH(&f, &g, f.under_way && g.under_way);
+    old = kafka->rk;
+    break_down(kafka);
+    UNTIL_BOTH(&f, &g, !f.under_way && !g.under_way);
+    /* One that breaks soon is not replaced at once. */
+    feed_for(&f, 100);
+    assert_ptr_equal(kafka->rk, old);
+    assert_false(f.sink->vtable->has_room(f.sink, 0));
+    assert_int_equal(credits_in_use(kafka), 0);
+    kafka->made_at -= apr_time_from_sec(5);
+    UNTIL_BOTH(&f, &g, kafka->rk != old);
+    UNTIL_BOTH(&f, &g, IS_DONE(&f) && IS_DONE(&g));
+    assert_int_equal(count_said("UE0406"), 1);
+    assert_true(has_said("UE0406", "a test"));
+    assert_int_equal(f.wrong + g.wrong, 0);
+    read_topic(&f, 3);
+    read_topic(&g, 3);
+    /* What was in flight may be there twice, under the same number. */
+    assert_int_equal(count_stored(&f, 1, 2), 300);
+    assert_int_equal(count_stored(&g, 1, 2), 300);
+    assert_int_equal(f.overtaken + g.overtaken, 0);
+    assert_int_equal(credits_in_use(kafka), 0);
+    assert_true(threads_end("usage-kafka-end"));
+}
+
+/* One of the mock cluster's handle, one of ours: none is left over. */
+static void test_broken_producers_leave_no_threads(void **state)
+{
+    ue_kafka_t *kafka;
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 3);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 30);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    for (int i = 0; i < 3; i++) {
+        const rd_kafka_t *old = kafka->rk;
+
+        break_down(kafka);
+        kafka->made_at -= apr_time_from_sec(5);
+        UNTIL(&f, kafka->rk != old);
+    }
+    UNTIL(&f, count_threads("usage-kafka-end") == 0);
+    UNTIL(&f, count_threads("rdk:main") == 2);
+    assert_int_equal(count_threads("usage-kafka"), 1);
+    assert_int_equal(count_said("UE0406"), 3);
+    assert_each_once(&f, 3);
+}
+
+/* ---- the end ---- */
+
+static void open_one(feeder_t *f, uint32_t events)
+{
+    begin(1);
+    make_topic("t", 2);
+    open_feeder(f, open_kafka(fix.brokers, NULL, NULL), "t", events);
+}
+
+static void test_end_with_nothing_under_way(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    assert_int_equal(f.sink->vtable->flush(f.sink, ue_monotonic()),
+                     APR_SUCCESS);
+    assert_each_once(&f, 2);
+}
+
+static void test_end_waits_for_answers_until_its_deadline(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    count_requests(1, 300);
+    start_feeder(&f);
+    UNTIL(&f, requests(1) >= 2);
+    assert_true(flush_in_time(&f, apr_time_from_sec(10)));
+    assert_each_once(&f, 2);
+}
+
+static void test_end_with_brokers_gone(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    hold(&f); /* until no broker is there */
+    start_feeder(&f);
+    UNTIL(&f, f.sink->vtable->lanes(f.sink) == 2);
+    set_down(-1);
+    UNTIL(&f, !f.connected && count_said("UE0401") == 1);
+    let_go(&f);
+    UNTIL(&f, f.under_way == 40);
+    assert_true(flush_in_time(&f, apr_time_from_msec(100)));
+    assert_int_equal(f.told[UE_UNSENT], 40);
+    assert_int_equal(f.wrong, 0);
+    assert_int_equal(credits_in_use(f.topic->kafka), 0);
+    /* The producer says what was lost. */
+    assert_int_equal(count_said("UE0408"), 0);
+}
+
+/* A broker that has it all, and says nothing. */
+static void test_end_with_a_stalled_broker(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    hold(&f);
+    start_feeder(&f);
+    UNTIL(&f, f.connected && f.sink->vtable->lanes(f.sink) == 2);
+    count_requests(1, 60000);
+    let_go(&f);
+    UNTIL(&f, requests(1) >= 2);
+    assert_true(flush_in_time(&f, apr_time_from_msec(100)));
+    assert_int_equal(f.told[UE_UNKNOWN], 40);
+    assert_int_equal(f.wrong, 0);
+    assert_int_equal(credits_in_use(f.topic->kafka), 0);
+    assert_int_equal(count_said("UE0408"), 0);
+    set_down(-1); /* its other answers wait behind that one */
+}
+
+static void test_end_does_not_wait_for_a_report_that_never_comes(void **state)
+{
+    apr_time_t begin_at;
+    feeder_t f;
+
+    open_one(&f, 40);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    f.topic->under_way++;
+    begin_at = ue_monotonic();
+    assert_int_equal(f.sink->vtable->flush(f.sink, begin_at), APR_TIMEUP);
+    assert_true(ue_monotonic() - begin_at < LATE);
+    f.topic->under_way--;
+}
+
+/* The thread that would send is stuck, and can't even say that it is. */
+static void test_end_with_a_resolver_that_hangs(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    hold(&f);
+    start_feeder(&f);
+    UNTIL(&f, f.connected && f.sink->vtable->lanes(f.sink) == 2);
+    atomic_store(&resolver_hangs, 1);
+    set_down(-1);
+    UNTIL(&f, atomic_load(&hanging) > 0);
+    let_go(&f);
+    UNTIL(&f, f.under_way == 40);
+    assert_true(flush_in_time(&f, apr_time_from_msec(100)));
+    assert_true(atomic_load(&hanging) > 0);
+    assert_int_equal(f.told[UE_DELIVERED] + f.told[UE_REFUSED]
+                         + f.told[UE_EXPIRED] + f.told[UE_TOO_LARGE],
+                     0);
+    assert_int_equal(f.told[UE_UNSENT] + f.told[UE_UNKNOWN] + f.under_way, 40);
+    assert_int_equal(f.wrong, 0);
+    atomic_store(&resolver_hangs, 0);
+}
+
+/* Nobody who starts or polls waits for the resolver either. */
+static void test_resolver_that_hangs_holds_up_nobody(void **state)
+{
+    apr_time_t longest = 0;
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 2);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 40);
+    atomic_store(&resolver_hangs, 1);
+    start_feeder(&f);
+    UNTIL(&f, atomic_load(&hanging) > 0);
+    for (int i = 0; i < 50; i++) {
+        apr_time_t before = ue_monotonic(), took;
+
+        feed(&f);
+        took = ue_monotonic() - before;
+        longest = took > longest ? took : longest;
+        apr_sleep(apr_time_from_msec(1));
+    }
+    assert_true(longest < LATE);
+    assert_int_equal(f.waiting, 40);
+    atomic_store(&resolver_hangs, 0);
+    UNTIL(&f, IS_DONE(&f));
+    assert_each_once(&f, 2);
+}
+
+/* One topic's worker is done; another's goes on, whatever happens to it. */
+static void test_end_of_one_topic_is_not_that_of_another(void **state)
+{
+    ue_kafka_t *kafka;
+    feeder_t f, g;
+
+    begin(1);
+    make_topic("t", 2);
+    make_topic("u", 2);
+    rd_kafka_mock_topic_set_error(fix.mock, "u",
+                                  RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 20);
+    open_feeder(&g, kafka, "u", 20);
+    start_feeder(&f);
+    start_feeder(&g);
+    UNTIL_BOTH(&f, &g, IS_DONE(&f) && count_said("UE0407") == 1);
+    assert_int_equal(f.sink->vtable->flush(f.sink, ue_monotonic()),
+                     APR_SUCCESS);
+    feed_for(&g, 700);
+    rd_kafka_mock_topic_set_error(fix.mock, "u", RD_KAFKA_RESP_ERR_NO_ERROR);
+    UNTIL(&g, IS_DONE(&g));
+    assert_each_once(&g, 2);
+}
+
+/* The first test forks, and there is no other thread yet. */
+static const struct CMUnitTest tests[] = {
+    TEST(test_end_with_a_name_that_cannot_be_resolved),
+    TEST(test_limits_are_shared_by_children),
+    TEST(test_no_broker_is_said_once_for_all_children),
+    TEST(test_broker_that_comes_back),
+    TEST(test_topic_that_is_not_there),
+    TEST(test_topic_that_we_may_not_see),
+    TEST(test_topic_that_goes_and_comes),
+    TEST(test_producer_is_replaced_after_a_fatal_error),
+    TEST(test_broken_producers_leave_no_threads),
+    TEST(test_end_with_nothing_under_way),
+    TEST(test_end_waits_for_answers_until_its_deadline),
+    TEST(test_end_with_brokers_gone),
+    TEST(test_end_with_a_stalled_broker),
+    TEST(test_end_does_not_wait_for_a_report_that_never_comes),
+    TEST(test_end_with_a_resolver_that_hangs),
+    TEST(test_resolver_that_hangs_holds_up_nobody),
+    TEST(test_end_of_one_topic_is_not_that_of_another),
+};
+
+UNIT_MAIN(tests)
