@@ -379,6 +379,11 @@ const ue_uuid_t *ue_journal_organization(const ue_journal_t *j,
     return &slot_at(j, ref)->first.organization_id;
 }
 
+apr_time_t ue_journal_began(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return slot_at(j, ref)->first.timestamp;
+}
+
 apr_time_t ue_journal_ended(const ue_journal_t *j, ue_slot_ref_t ref)
 {
     const first_t *slot = &slot_at(j, ref)->first;

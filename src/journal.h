@@ -176,6 +176,9 @@ const ue_uuid_t *ue_journal_organization(const ue_journal_t *journal,
 /** When the slot's response was handed over. @locality the slot's owner */
 apr_time_t ue_journal_ended(const ue_journal_t *journal, ue_slot_ref_t ref);
 
+/** @return when a slot's request began, microseconds since 1970 */
+apr_time_t ue_journal_began(const ue_journal_t *journal, ue_slot_ref_t ref);
+
 /** Give a slot back, with those behind it. @locality the slot's owner */
 void ue_journal_release(ue_journal_t *journal, ue_slot_ref_t ref);
 

@@ -61,7 +61,8 @@ typedef struct {
 /** What is known of a partition, and of our batch in it. */
 typedef struct {
     int32_t leader;  /* -1: none */
-    uint32_t left;   /* messages of the batch under way */
+    uint32_t size;   /* messages of the batch under way */
+    uint32_t left;   /* of these, not reported */
     uint32_t credit; /* index of the broker's that the batch holds */
 } kafka_partition_t;
 
@@ -113,9 +114,9 @@ struct ue_kafka_t {
     apr_time_t made_at; /* monotonic */
     atomic_flag polling;
     kafka_topic_t *poller;
-    _Atomic int broken;    /* a fatal error: to be replaced */
-    _Atomic int connected; /* metadata was answered */
-    _Atomic int hurry;     /* ask for metadata soon */
+    _Atomic int broken;     /* a fatal error: to be replaced */
+    _Atomic int connected;  /* metadata was answered */
+    _Atomic int hurry;      /* ask for metadata soon */
     _Atomic uint32_t ended; /* topics */
     _Atomic int ending;     /* all topics have ended */
     char reason[256]; /* the last error; only who polls writes and reads */

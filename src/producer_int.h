@@ -98,7 +98,8 @@ struct ue_producer_t {
     outlet_t outlets[UE_PRODUCER_SINKS];
     int outlet_count;
     uint8_t *pending; /* by slot: bits of the outlets that have it, and marks */
-    uint32_t *since;  /* by slot: when it was listed, monotonic milliseconds */
+    ue_slot_ref_t *found; /* for a walk over the slots */
+    uint32_t *since; /* by slot: when it was listed, monotonic milliseconds */
     ue_sink_record_t *records;
     char *batch;
     apr_interval_time_t tick;

@@ -249,6 +249,7 @@ apr_status_t ue_producer_start_sinks(ue_producer_t *p, ue_sink_t *const *sinks,
     int i;
 
     p->pending = apr_pcalloc(pool, p->config.slots);
+    p->found = apr_palloc(pool, p->config.slots * sizeof(*p->found));
     p->since = apr_palloc(pool, p->config.slots * sizeof(*p->since));
     for (i = 0; i < count; i++) {
         const ue_sink_vtable_t *vtable = sinks[i]->vtable;

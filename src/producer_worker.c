@@ -56,19 +56,64 @@ static int pop_all(ue_producer_t *p, apr_time_t now)
     return 1;
 }
 
-/** Find slots in one of some states, and list them. @return how many */
+/** Sift a reference down, the latest on top. */
+static void sift(const ue_producer_t *p, uint32_t at, uint32_t count)
+{
+    ue_slot_ref_t *heap = p->found;
+    ue_slot_ref_t ref = heap[at];
+    uint32_t below;
+
+    while ((below = 2 * at + 1) < count) {
+        if (below + 1 < count
+            && ue_journal_began(p->journal, heap[below])
+                   < ue_journal_began(p->journal, heap[below + 1])) {
+            below++;
+        }
+        if (ue_journal_began(p->journal, heap[below])
+            <= ue_journal_began(p->journal, ref)) {
+            break;
+        }
+        heap[at] = heap[below];
+        at = below;
+    }
+    heap[at] = ref;
+}
+
+/** Slots lie as they come off a stack: bring them in the order of time. */
+static void sort_found(const ue_producer_t *p, uint32_t count)
+{
+    uint32_t i;
+
+    for (i = count / 2; i > 0; i--) {
+        sift(p, i - 1, count);
+    }
+    for (i = count; i > 1; i--) {
+        ue_slot_ref_t last = p->found[0];
+
+        p->found[0] = p->found[i - 1];
+        p->found[i - 1] = last;
+        sift(p, 0, i - 1);
+    }
+}
+
+/** Find slots in one of some states, and list them, in their order. @return how
+ * many */
 static int32_t walk(ue_producer_t *p, unsigned states, apr_time_t now)
 {
+    uint32_t count = 0;
+    uint32_t i;
     ue_slot_ref_t ref;
-    int32_t found = 0;
 
     for (ref = 1; ref <= p->config.slots; ref++) {
         if (ue_journal_list(p->journal, ref, states)) {
-            ue_producer_list(p, ref, now);
-            found++;
+            p->found[count++] = ref;
         }
     }
-    return found;
+    sort_found(p, count);
+    for (i = 0; i < count; i++) {
+        ue_producer_list(p, p->found[i], now);
+    }
+    return (int32_t)count;
 }
 
 /** Wait for the next tick, or longer if there has been nothing to do. */
@@ -133,8 +178,8 @@ void ue_producer_drain(ue_producer_t *p)
     apr_time_t deadline = atomic_load(&p->deadline);
     apr_time_t now = ue_monotonic();
 
-    interrupt_open(p, now);
     walk(p, complete, now);
+    interrupt_open(p, now);
     for (;;) {
         ue_producer_feed(p, now);
         if (ue_producer_unsettled(p) == 0

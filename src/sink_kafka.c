@@ -49,7 +49,7 @@ static void look(kafka_topic_t *topic)
             abort();
         }
         for (i = topic->partition_count; i < topic->leader_count; i++) {
-            topic->partitions[i] = (kafka_partition_t){-1, 0, 0};
+            topic->partitions[i] = (kafka_partition_t){-1, 0, 0, 0};
         }
         topic->partition_count = topic->leader_count;
     }
@@ -116,6 +116,14 @@ static rd_kafka_resp_err_t produce(const kafka_topic_t *topic,
         RD_KAFKA_V_END);
 }
 
+/** Something is to be sent again; maybe the metadata says why. */
+static void note_failed(kafka_topic_t *topic, rd_kafka_resp_err_t error)
+{
+    topic->failed++;
+    topic->why_failed = error;
+    atomic_store(&topic->kafka->hurry, 1);
+}
+
 /** librdkafka did not take an event. @return what the producer is told */
 static apr_status_t not_taken(kafka_topic_t *topic, rd_kafka_resp_err_t error)
 {
@@ -132,8 +140,7 @@ static apr_status_t not_taken(kafka_topic_t *topic, rd_kafka_resp_err_t error)
         atomic_store(&kafka->hurry, 1);
         return APR_EAGAIN;
     default:
-        topic->failed++;
-        topic->why_failed = error;
+        note_failed(topic, error);
         return APR_EGENERAL;
     }
 }
@@ -162,6 +169,7 @@ static apr_status_t submit(ue_sink_t *sink, const ue_sink_batch_t *batch,
     }
     pthread_rwlock_unlock(&topic->kafka->lock);
     if (n) {
+        partition->size = (uint32_t)n;
         partition->left = (uint32_t)n;
         partition->credit = credit_of(topic, batch->lane);
         atomic_fetch_add(&topic->kafka->credits[partition->credit], 1);
@@ -206,6 +214,9 @@ void ue_kafka_settle(kafka_topic_t *topic, const kafka_report_t *report)
     kafka_partition_t *partition = &topic->partitions[report->partition];
     ue_outcome_t outcome = outcome_of(kafka, report);
 
+    if (outcome == UE_TOO_LARGE && partition->size == 1) {
+        outcome = UE_REFUSED;
+    }
     if (--partition->left == 0) {
         atomic_fetch_sub(&kafka->credits[partition->credit], 1);
     }
@@ -219,8 +230,7 @@ void ue_kafka_settle(kafka_topic_t *topic, const kafka_report_t *report)
         topic->why_lost = report->error;
         break;
     default:
-        topic->failed++;
-        topic->why_failed = report->error;
+        note_failed(topic, report->error);
     }
     topic->owner.report(topic->owner.baton, report->partition, report->ref,
                         outcome);
@@ -248,34 +258,31 @@ static void open_mail(kafka_topic_t *topic)
     free(reports);
 }
 
+/** Say what failed since the last line about it, if that was long ago. What is
+ * not said now is counted in the next line. */
 static void say_failed(kafka_topic_t *topic)
 {
     kafka_limits_t *limits = topic->kafka->limits;
+    apr_time_t now = ue_monotonic();
     uint32_t held;
 
     /* At the end the producer says what is left. */
     if (topic->failed && !topic->has_ended
-        && ue_log_limit_pass(&limits->retried, ue_monotonic(), LOG_EVERY,
-                             &held)) {
+        && ue_log_limit_pass(&limits->retried, now, LOG_EVERY, &held)) {
         ue_log(UE_LOG_WARNING, APR_SUCCESS,
                "UE0408: kafka: delivery failed: topic=%s events=%u: %s; they "
                "are sent again (%u such lines held back)",
                topic->name, topic->failed, rd_kafka_err2str(topic->why_failed),
                held);
+        topic->failed = 0;
     }
     if (topic->lost
-        && ue_log_limit_pass(&limits->refused, ue_monotonic(), LOG_EVERY,
-                             &held)) {
+        && ue_log_limit_pass(&limits->refused, now, LOG_EVERY, &held)) {
         ue_log(UE_LOG_ERR, APR_SUCCESS,
-               "UE0409: kafka: events lost: topic=%s events=%u: %s (%u such "
-               "lines held back)",
-               topic->name, topic->lost, rd_kafka_err2str(topic->why_lost),
-               held);
+               "UE0409: kafka: events lost: topic=%s events=%u: %s",
+               topic->name, topic->lost, rd_kafka_err2str(topic->why_lost));
+        topic->lost = 0;
     }
-    if (topic->failed) {
-        atomic_store(&topic->kafka->hurry, 1);
-    }
-    topic->failed = topic->lost = 0;
 }
 
 static void poll_topic(ue_sink_t *sink, apr_time_t now)
