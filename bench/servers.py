@@ -1,10 +1,13 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
-"""The servers that are measured: httpd in front of nginx, on loopback, in three
+"""The servers that are measured: httpd in front of nginx, on loopback, in four
 flavours that differ in one thing each.
 
 bare    mod_proxy alone
 log     the same and one CustomLog line in the combined format
-usage   the same and mod_usage_events, defaults, a key found in its cache
+usage   the same and mod_usage_events, defaults, a key found in its cache, and
+        an event file
+kafka   the same with Kafka in place of the file: librdkafka's mock broker, in a
+        process of its own
 """
 import contextlib
 import os
@@ -21,7 +24,9 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
 MODULES = os.environ.get("UE_HTTPD_MODULES", "/usr/lib/apache2/modules")
 MODULE = REPO / ".libs/mod_usage_events.so"
-FLAVOURS = ("bare", "log", "usage")
+FLAVOURS = ("bare", "log", "usage", "kafka")
+TOPIC = "usage-events"
+PARTITIONS = 12
 PATH = "/v1/charges/latest"
 
 CONF = """
@@ -51,7 +56,13 @@ USAGE = """
 LoadModule usage_events_module {module}
 UsageEvents On
 UsageKeyStore file:{dir}/keys.json
+"""
+FILE = """
 UsageEventFile {dir}/events.jsonl
+"""
+KAFKA = """
+UsageKafkaBrokers {brokers}
+UsageKafkaTopic {topic}
 """
 NGINX = """
 worker_processes 1;
@@ -98,6 +109,38 @@ def end(proc, sig=signal.SIGTERM, seconds=30):
             proc.wait()
 
 
+def program(name):
+    """Build a program of this directory. Its path."""
+    target = REPO / "build/bench" / name
+    subprocess.run(["make", "-s", "-C", REPO, target.relative_to(REPO)],
+                   check=True)
+    return target
+
+
+class Mock:
+    """librdkafka's mock broker. A round trip is given in milliseconds."""
+
+    def __init__(self, partitions=PARTITIONS, rtt=0):
+        self.proc = subprocess.Popen(
+            [program("kafka_mock"), str(partitions), str(rtt), TOPIC],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.brokers = self.proc.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.proc.kill()
+        self.proc.wait()
+        self.proc.stdin.close()
+        self.proc.stdout.close()
+
+    def stored(self):
+        """The end of it: how many messages it was given."""
+        self.proc.stdin.close()
+        return int(self.proc.stdout.readline())
+
+
 class Bench:
     """A directory with a backend and a key; start() gives a server."""
 
@@ -106,6 +149,7 @@ class Bench:
         self.backend = free_port()
         os.chmod(self.dir, 0o755)
         self.nginx = None
+        self.stored = 0
         if os.getuid() == 0:
             owner = pwd.getpwnam("www-data")
             os.chown(self.dir, owner.pw_uid, owner.pw_gid)
@@ -132,8 +176,10 @@ class Bench:
         """Run a flavour, in front of it a tool such as valgrind. Yields
         (port, process)."""
         port = free_port()
+        mock = Mock() if flavour == "kafka" else None
         values = {"dir": self.dir, "port": port, "backend": self.backend,
-                  "modules": MODULES, "module": MODULE, "user": ""}
+                  "modules": MODULES, "module": MODULE, "user": "",
+                  "topic": TOPIC, "brokers": mock.brokers if mock else ""}
         command = list(before)
         if os.getuid() == 0 and one_process:
             # The tool writes its results as whoever the server becomes.
@@ -142,8 +188,8 @@ class Bench:
         elif os.getuid() == 0:
             values["user"] = "User www-data\nGroup www-data"
         conf = CONF.format(**values)
-        conf += {"bare": "", "log": LOG, "usage": USAGE}[flavour].format(
-            **values)
+        conf += {"bare": "", "log": LOG, "usage": USAGE + FILE,
+                 "kafka": USAGE + KAFKA}[flavour].format(**values)
         path = self.dir / f"{flavour}.conf"
         path.write_text(conf)
         for old in ("access.log", "events.jsonl", "error.log"):
@@ -156,6 +202,7 @@ class Bench:
             yield port, proc
         finally:
             end(proc, signal.SIGTERM)
+            self.stored = self.count(flavour, mock)
 
     def load(self, port, requests, clients):
         """Send requests with h2load, HTTP/1.1 kept alive. Requests a second."""
@@ -169,6 +216,12 @@ class Bench:
         line = next(s for s in out.splitlines() if s.startswith("finished in"))
         return float(line.split(",")[1].split()[0])
 
-    def events(self):
-        with open(self.dir / "events.jsonl", "rb") as f:
-            return sum(1 for _ in f)
+    def count(self, flavour, mock):
+        """How many events a server that has ended left behind."""
+        if mock:
+            with mock:
+                return mock.stored()
+        if flavour == "usage":
+            with open(self.dir / "events.jsonl", "rb") as f:
+                return sum(1 for _ in f)
+        return 0
