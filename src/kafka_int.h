@@ -64,6 +64,7 @@ typedef struct {
     uint32_t size;   /* messages of the batch under way */
     uint32_t left;   /* of these, not reported */
     uint32_t credit; /* index of the broker's that the batch holds */
+    char *json;      /* the batch's, until all of it is reported */
 } kafka_partition_t;
 
 typedef struct kafka_topic_t kafka_topic_t;

@@ -49,7 +49,7 @@ static void look(kafka_topic_t *topic)
             abort();
         }
         for (i = topic->partition_count; i < topic->leader_count; i++) {
-            topic->partitions[i] = (kafka_partition_t){-1, 0, 0, 0};
+            topic->partitions[i] = (kafka_partition_t){-1, 0, 0, 0, NULL};
         }
         topic->partition_count = topic->leader_count;
     }
@@ -89,9 +89,10 @@ static int has_room(ue_sink_t *sink, uint32_t lane)
 
 /* ---- out ---- */
 
+/** @param json the record's, which stays where it is until it is reported */
 static rd_kafka_resp_err_t produce(const kafka_topic_t *topic,
                                    const ue_sink_batch_t *batch,
-                                   const ue_sink_record_t *record)
+                                   const ue_sink_record_t *record, char *json)
 {
     uint64_t whose = UE_WHOSE(topic->index, batch->lane, record->ref);
     uint8_t number[8];
@@ -102,10 +103,9 @@ static rd_kafka_resp_err_t produce(const kafka_topic_t *topic,
     }
     return rd_kafka_producev(
         topic->kafka->rk, RD_KAFKA_V_RKT(topic->rkt),
-        RD_KAFKA_V_PARTITION((int32_t)batch->lane),
-        RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+        RD_KAFKA_V_PARTITION((int32_t)batch->lane), RD_KAFKA_V_MSGFLAGS(0),
         RD_KAFKA_V_KEY((void *)(uintptr_t)record->organization, UE_UUID_LEN),
-        RD_KAFKA_V_VALUE((void *)(uintptr_t)record->json, record->len),
+        RD_KAFKA_V_VALUE(json, record->len),
         RD_KAFKA_V_OPAQUE((void *)(uintptr_t)whose),
         RD_KAFKA_V_HEADER("usage-stream", batch->stream->b,
                           sizeof(batch->stream->b)),
@@ -145,20 +145,37 @@ static apr_status_t not_taken(kafka_topic_t *topic, rd_kafka_resp_err_t error)
     }
 }
 
+/** The batch's JSON in memory of its own. librdkafka could copy it event by
+ * event; in one piece it costs a fifth less, since what librdkafka allocates
+ * for each is small then (bench/kafka). */
+static char *copy_json(const ue_sink_batch_t *batch)
+{
+    const ue_sink_record_t *last = &batch->records[batch->count - 1];
+    size_t len = (size_t)(last->json + last->len - batch->records[0].json);
+    char *json = malloc(len);
+
+    return json ? memcpy(json, batch->records[0].json, len) : NULL;
+}
+
 static apr_status_t submit(ue_sink_t *sink, const ue_sink_batch_t *batch,
                            size_t *taken)
 {
     kafka_topic_t *topic = (kafka_topic_t *)sink;
     kafka_partition_t *partition = &topic->partitions[batch->lane];
+    char *json = copy_json(batch);
     apr_status_t rv = APR_SUCCESS;
     size_t n = 0;
 
     *taken = 0;
-    if (pthread_rwlock_tryrdlock(&topic->kafka->lock) != 0) {
+    if (!json || pthread_rwlock_tryrdlock(&topic->kafka->lock) != 0) {
+        free(json);
         return APR_EAGAIN;
     }
     while (n < batch->count && rv == APR_SUCCESS) {
-        rd_kafka_resp_err_t error = produce(topic, batch, &batch->records[n]);
+        const ue_sink_record_t *record = &batch->records[n];
+        rd_kafka_resp_err_t error =
+            produce(topic, batch, record,
+                    json + (record->json - batch->records[0].json));
 
         if (error == RD_KAFKA_RESP_ERR_NO_ERROR) {
             n++;
@@ -169,11 +186,15 @@ static apr_status_t submit(ue_sink_t *sink, const ue_sink_batch_t *batch,
     }
     pthread_rwlock_unlock(&topic->kafka->lock);
     if (n) {
+        partition->json = json;
         partition->size = (uint32_t)n;
         partition->left = (uint32_t)n;
         partition->credit = credit_of(topic, batch->lane);
         atomic_fetch_add(&topic->kafka->credits[partition->credit], 1);
         topic->under_way += (uint32_t)n;
+    }
+    else {
+        free(json);
     }
     *taken = n;
     return rv;
@@ -218,6 +239,8 @@ void ue_kafka_settle(kafka_topic_t *topic, const kafka_report_t *report)
         outcome = UE_REFUSED;
     }
     if (--partition->left == 0) {
+        free(partition->json);
+        partition->json = NULL;
         atomic_fetch_sub(&kafka->credits[partition->credit], 1);
     }
     topic->under_way--;
