@@ -284,29 +284,31 @@ void ue_kafka_purge(ue_kafka_t *kafka)
 
 /* ---- metadata: how many partitions, who leads them ---- */
 
+static void make_room(kafka_topic_t *topic, uint32_t count)
+{
+    topic->leaders = realloc(topic->leaders, count * sizeof(*topic->leaders));
+    if (!topic->leaders) {
+        abort();
+    }
+    topic->leader_count = count;
+    memset(topic->leaders, -1, count * sizeof(*topic->leaders));
+}
+
+/** Tell the topic's worker what an answer says of it. */
 static void publish(kafka_topic_t *topic, const rd_kafka_metadata_topic_t *md)
 {
     uint32_t count = (uint32_t)md->partition_cnt;
-    int32_t *leaders;
     uint32_t i;
 
     pthread_mutex_lock(&topic->mutex);
     topic->usable = md->err == RD_KAFKA_RESP_ERR_NO_ERROR && count > 0;
     if (topic->usable) {
-        leaders = realloc(topic->leaders, count * sizeof(*leaders));
-        if (!leaders) {
-            abort();
-        }
-        topic->leaders = leaders;
-        topic->leader_count = count;
-        for (i = 0; i < count; i++) {
-            leaders[i] = -1;
-        }
+        make_room(topic, count);
         for (i = 0; i < count; i++) {
             const rd_kafka_metadata_partition_t *one = &md->partitions[i];
 
             if (one->id >= 0 && (uint32_t)one->id < count) {
-                leaders[one->id] = one->leader;
+                topic->leaders[one->id] = one->leader;
             }
         }
     }

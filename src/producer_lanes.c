@@ -13,6 +13,7 @@
 #include "producer_int.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define RETRY_AFTER apr_time_from_msec(250)
 #define RETRY_DOUBLINGS 3 /* up to two seconds */
@@ -307,28 +308,38 @@ void ue_producer_list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now)
     }
 }
 
+/** Bring together what waits in the lanes, as if they were not known. */
+static void gather(outlet_t *outlet)
+{
+    uint32_t i;
+
+    for (i = 0; i < outlet->lane_count; i++) {
+        join(outlet, &outlet->unsorted, &outlet->lanes[i].waiting);
+    }
+    outlet->lane_count = 0;
+    outlet->numbered = 0;
+    outlet->turn = 0;
+}
+
 /** Deal out anew what waits, under a new stream. Nothing is under way. */
 static void deal(outlet_t *outlet, uint32_t lanes)
 {
-    lane_t *room = calloc(lanes, sizeof(*room));
-    list_t all = outlet->unsorted;
-    ue_stream_t stream;
-    uint32_t i;
+    lane_t *room;
+    list_t all;
 
-    if (!room || ue_random(&stream, sizeof(stream)) != APR_SUCCESS) {
-        free(room);
+    gather(outlet);
+    room = realloc(outlet->lanes, lanes * sizeof(*room));
+    if (room) {
+        outlet->lanes = room;
+    }
+    if (!room
+        || ue_random(&outlet->stream, sizeof(outlet->stream)) != APR_SUCCESS) {
         return; /* asked again at the next tick */
     }
-    outlet->unsorted = (list_t){0, 0, 0};
-    for (i = 0; i < outlet->lane_count; i++) {
-        join(outlet, &all, &outlet->lanes[i].waiting);
-    }
-    free(outlet->lanes);
-    outlet->lanes = room;
+    memset(room, 0, lanes * sizeof(*room));
     outlet->lane_count = lanes;
-    outlet->turn = 0;
-    outlet->numbered = 0;
-    outlet->stream = stream;
+    all = outlet->unsorted;
+    outlet->unsorted = (list_t){0, 0, 0};
     while (all.count) {
         ue_slot_ref_t ref = shift(outlet, &all);
 

@@ -131,9 +131,8 @@ static apr_status_t not_taken(kafka_topic_t *topic, rd_kafka_resp_err_t error)
 
     switch (error) {
     case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+    case RD_KAFKA_RESP_ERR__FATAL: /* the next poll tells why */
         return APR_EAGAIN;
-    case RD_KAFKA_RESP_ERR__FATAL:
-        return APR_EAGAIN; /* the next poll tells why */
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
     case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
         topic->is_usable = 0;
