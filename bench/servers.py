@@ -32,7 +32,7 @@ PATH = "/v1/charges/latest"
 CONF = """
 ServerRoot "{dir}"
 ServerName bench
-PidFile "{dir}/httpd.pid"
+PidFile "{dir}/{flavour}.pid"
 ErrorLog "{dir}/error.log"
 LogLevel warn
 Listen 127.0.0.1:{port}
@@ -178,6 +178,7 @@ class Bench:
         port = free_port()
         mock = Mock() if flavour == "kafka" else None
         values = {"dir": self.dir, "port": port, "backend": self.backend,
+                  "flavour": flavour,
                   "modules": MODULES, "module": MODULE, "user": "",
                   "topic": TOPIC, "brokers": mock.brokers if mock else ""}
         command = list(before)
@@ -192,7 +193,8 @@ class Bench:
                  "kafka": USAGE + KAFKA}[flavour].format(**values)
         path = self.dir / f"{flavour}.conf"
         path.write_text(conf)
-        for old in ("access.log", "events.jsonl", "error.log"):
+        old = {"log": "access.log", "usage": "events.jsonl"}.get(flavour)
+        if old:
             (self.dir / old).unlink(missing_ok=True)
         proc = subprocess.Popen(
             [*command, HTTPD, "-X" if one_process else "-DFOREGROUND",

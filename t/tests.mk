@@ -116,4 +116,5 @@ bench: deps-bench
 	$(MAKE) all
 	bench/instructions
 	bench/throughput
+	bench/latency
 	bench/kafka
