@@ -83,28 +83,92 @@ static void on_log(const rd_kafka_t *rk, int level, const char *facility,
            (int)shown(text), text);
 }
 
+/** What OpenSSL's numbers for a certificate mean to who set us up. */
+static const char *certificate_trouble(int error)
+{
+    switch (error) {
+    case 9:
+        return "it is not valid yet";
+    case 10:
+        return "it has expired";
+    case 2:
+    case 18:
+    case 19:
+    case 20:
+    case 21:
+        return "it is from no authority in ssl.ca.location";
+    case 23:
+        return "it was revoked";
+    case 26:
+        return "it is not made for servers";
+    case 62:
+    case 64:
+        return "it is for another host";
+    default:
+        return "see X509_STORE_CTX_get_error(3)";
+    }
+}
+
+/** librdkafka doesn't say why it takes no certificate.
+ * @locality a thread of librdkafka */
+static int on_certificate(rd_kafka_t *rk, const char *broker, int32_t id,
+                          int *error, int depth, const char *der, size_t size,
+                          char *why, size_t why_size, void *opaque)
+{
+    ue_kafka_t *kafka = opaque;
+
+    if (*error) {
+        atomic_store(&kafka->certificate, *error);
+        snprintf(why, why_size, "%s", certificate_trouble(*error));
+    }
+    return !*error;
+}
+
 static void on_fatal(ue_kafka_t *kafka, rd_kafka_t *rk)
 {
-    char why[256];
+    char why[256], text[REASON_MAX];
     rd_kafka_resp_err_t error = rd_kafka_fatal_error(rk, why, sizeof(why));
 
     if (!atomic_exchange(&kafka->broken, 1)) {
-        ue_log(UE_LOG_ERR, APR_SUCCESS,
-               "UE0406: kafka: %s: %s: %s; a new producer takes over, and "
-               "sends again what was not acknowledged",
-               kafka->brokers, rd_kafka_err2name(error), why);
+        snprintf(text, sizeof(text),
+                 "%s: %s; a new producer takes over, and sends again what was "
+                 "not acknowledged%s",
+                 rd_kafka_err2name(error), why,
+                 error == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
+                     ? ": grant Write on the topic (before Kafka 2.8 "
+                       "IdempotentWrite on the cluster, too)"
+                     : "");
+        say(kafka, &kafka->limits->fatal, UE_LOG_ERR, "UE0406", text);
     }
+}
+
+static void on_tls(ue_kafka_t *kafka, const char *reason)
+{
+    static const char refused[] = "certificate verify failed";
+    const char *at = strstr(reason, refused);
+
+    if (at) {
+        snprintf(kafka->reason, sizeof(kafka->reason), "%.*s: %s",
+                 (int)(at - reason + sizeof(refused) - 1), reason,
+                 certificate_trouble(atomic_load(&kafka->certificate)));
+    }
+    else {
+        snprintf(kafka->reason, sizeof(kafka->reason), "%s%s", reason,
+                 strstr(reason, "unexpected eof")
+                     ? ": maybe no listener for TLS"
+                     : "");
+    }
+    say(kafka, &kafka->limits->tls, UE_LOG_ERR, "UE0404", kafka->reason);
 }
 
 static void on_error(rd_kafka_t *rk, int error, const char *text, void *opaque)
 {
     ue_kafka_t *kafka = opaque;
-    char reason[256];
+    char reason[REASON_MAX];
 
     apr_cpystrn(reason, text,
                 shown(text) < sizeof(reason) ? shown(text) + 1
                                              : sizeof(reason));
-
     ue_log(UE_LOG_DEBUG, APR_SUCCESS, "kafka: %s: %s", kafka->brokers, reason);
     switch (error) {
     case RD_KAFKA_RESP_ERR__FATAL:
@@ -119,10 +183,15 @@ static void on_error(rd_kafka_t *rk, int error, const char *text, void *opaque)
             reason);
         break;
     case RD_KAFKA_RESP_ERR__SSL:
-        apr_cpystrn(kafka->reason, reason, sizeof(kafka->reason));
-        say(kafka, &kafka->limits->tls, UE_LOG_ERR, "UE0404", reason);
+        on_tls(kafka, reason);
         break;
     case RD_KAFKA_RESP_ERR__TRANSPORT:
+        /* TLS 1.3 refuses a client's certificate after its handshake. */
+        if (strstr(reason, "SSL routines")) {
+            on_tls(kafka, reason);
+            break;
+        }
+        /* fallthrough */
     case RD_KAFKA_RESP_ERR__RESOLVE:
     case RD_KAFKA_RESP_ERR__TIMED_OUT:
         /* One broker's; all together are another error. */
@@ -169,6 +238,16 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message,
 
 /* ---- the librdkafka producer ---- */
 
+static int property_is(const rd_kafka_conf_t *conf, const char *name,
+                       const char *wanted)
+{
+    char value[32];
+    size_t size = sizeof(value);
+
+    return rd_kafka_conf_get(conf, name, value, &size) == RD_KAFKA_CONF_OK
+           && strcmp(value, wanted) == 0;
+}
+
 /** @return NULL where none could be made, which has been logged */
 static rd_kafka_t *make_rk(ue_kafka_t *kafka)
 {
@@ -180,6 +259,9 @@ static rd_kafka_t *make_rk(ue_kafka_t *kafka)
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     rd_kafka_conf_set_error_cb(conf, on_error);
     rd_kafka_conf_set_log_cb(conf, on_log);
+    if (!property_is(conf, "enable.ssl.certificate.verification", "false")) {
+        rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate);
+    }
     rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof(why));
     if (!rk) {
         rd_kafka_conf_destroy(conf);

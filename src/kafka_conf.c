@@ -36,7 +36,6 @@ static const ue_kafka_option_t defaults[] = {
     {"reconnect.backoff.ms", "100"},
     {"reconnect.backoff.max.ms", "1000"},
     {"topic.metadata.refresh.interval.ms", "10000"},
-    {"log.connection.close", "false"},
     {"socket.keepalive.enable", "true"},
 };
 

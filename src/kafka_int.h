@@ -30,12 +30,16 @@
  * the cost of a core (docs/design.md, section 8). */
 #define UE_KAFKA_CREDIT 5
 
+/** librdkafka's words about a failure: it cuts its own at 511. */
+#define REASON_MAX 512
+
 /** Lines that come again and again, counted for all children together. */
 typedef struct {
     _Atomic int down; /* no broker is within reach, and it has been said */
     ue_log_limit_t reach;
     ue_log_limit_t authentication;
     ue_log_limit_t tls;
+    ue_log_limit_t fatal;
     ue_log_limit_t topic;
     ue_log_limit_t other;
     ue_log_limit_t retried;
@@ -115,12 +119,14 @@ struct ue_kafka_t {
     apr_time_t made_at; /* monotonic */
     atomic_flag polling;
     kafka_topic_t *poller;
-    _Atomic int broken;     /* a fatal error: to be replaced */
-    _Atomic int connected;  /* metadata was answered */
-    _Atomic int hurry;      /* ask for metadata soon */
-    _Atomic uint32_t ended; /* topics */
-    _Atomic int ending;     /* all topics have ended */
-    char reason[256]; /* the last error; only who polls writes and reads */
+    _Atomic int broken;      /* a fatal error: to be replaced */
+    _Atomic int connected;   /* metadata was answered */
+    _Atomic int hurry;       /* ask for metadata soon */
+    _Atomic uint32_t ended;  /* topics */
+    _Atomic int ending;      /* all topics have ended */
+    _Atomic int certificate; /* why the last one was refused, by X.509 */
+    char reason[REASON_MAX]; /* the last error; only who polls writes and
+                                reads */
     _Atomic int32_t credits[UE_KAFKA_BROKERS]; /* batches under way */
 };
 

@@ -159,6 +159,18 @@ static uint64_t lost_of(const ue_seat_t *seat)
     return n;
 }
 
+/** What is true of a child ends with it. */
+static void clear_gauges(ue_seat_t *seat)
+{
+    int i;
+
+    for (i = 0; i < UE_METRICS; i++) {
+        if (ue_metric_info[i].type == UE_GAUGE) {
+            atomic_store(&seat->value[i], 0);
+        }
+    }
+}
+
 /**
  * Settle a seat whose child was killed: what it had waiting is gone. Only one
  * process may do so, whoever takes the dead child's pid off the seat.
@@ -177,7 +189,7 @@ static int bury(ue_metrics_t *m, ue_seat_t *seat, pid_t dead, pid_t heir)
         add(&seat->value[UE_M_EVENTS_LOST_UNKNOWN], in - out);
         add(&m->shared->others.lost[UE_LOST_UNKNOWN], in - out);
     }
-    atomic_store(&seat->value[UE_M_QUEUE_EVENTS], 0);
+    clear_gauges(seat);
     atomic_store(&seat->pid, heir);
     return 1;
 }
@@ -208,7 +220,7 @@ void ue_metrics_leave(ue_seat_t *seat)
 {
     pid_t self = getpid();
 
-    atomic_store(&seat->value[UE_M_QUEUE_EVENTS], 0);
+    clear_gauges(seat);
     atomic_compare_exchange_strong(&seat->pid, &self, 0);
 }
 

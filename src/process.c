@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <semaphore.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "ap_mpm.h"
 #include "http_core.h"
@@ -388,6 +390,16 @@ static apr_status_t start_child(apr_pool_t *pool)
     return rv;
 }
 
+/**
+ * The last that a child does. What would come next is OpenSSL's cleanup, which
+ * takes away the locks that librdkafka's threads use, who go on until the
+ * process is gone: in the middle of a handshake, they crashed.
+ */
+static void leave(int status, void *data)
+{
+    _exit(status);
+}
+
 void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
 {
     apr_pool_t *pool;
@@ -404,6 +416,10 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         apr_pool_cleanup_register(pchild, NULL, child_exit,
                                   apr_pool_cleanup_null);
         rv = start_watch();
+        if (ue_process.setup->clusters->nelts > 0) {
+            /* Registered after OpenSSL's, so called before it. */
+            on_exit(leave, NULL);
+        }
     }
     if (rv != APR_SUCCESS) {
         /* A child that can't meter must not serve. */

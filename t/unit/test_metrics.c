@@ -162,12 +162,17 @@ static void test_metrics_gauges_are_set_and_marks_only_rise(void **state)
     ue_metrics_set(a, UE_M_QUEUE_EVENTS_MAX, 7);
     ue_metrics_set(a, UE_M_QUEUE_EVENTS_MAX, 5);
     ue_metrics_set(b, UE_M_QUEUE_EVENTS_MAX, 3);
+    ue_metrics_add(a, UE_M_KAFKA_CONNECTED, 1);
     assert_int_equal(sum_of(metrics).value[UE_M_QUEUE_EVENTS], 8);
     /* the highest of all, not their sum: it is one queue's */
     assert_int_equal(sum_of(metrics).value[UE_M_QUEUE_EVENTS_MAX], 7);
     ue_metrics_leave(a);
     assert_int_equal(sum_of(metrics).value[UE_M_QUEUE_EVENTS], 3);
     assert_int_equal(sum_of(metrics).children, 1);
+    /* nor has who comes next to do with what was so before */
+    assert_ptr_equal(ue_metrics_sit(metrics), a);
+    assert_int_equal(sum_of(metrics).value[UE_M_KAFKA_CONNECTED], 0);
+    assert_int_equal(sum_of(metrics).value[UE_M_QUEUE_EVENTS], 3);
 }
 
 static void test_metrics_latency_falls_into_its_bucket(void **state)
