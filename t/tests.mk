@@ -15,7 +15,8 @@
 # that ASAN_PART names. PYTEST takes more options: make integration
 # PYTEST="-k trap -x".
 
-JOBS      ?= 2
+# More than cores: most of these tests wait for servers most of their time.
+JOBS      ?= 3
 FUZZ_TIME ?= 10
 PYTEST    ?=
 SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -244,6 +244,23 @@ static void compare(ue_ctl_kafka_t *in, ue_ctl_topic_t *t)
     }
 }
 
+/* A broker that isn't the one that made the topic may not know of it yet. */
+static int describe(ue_ctl_kafka_t *in, ue_ctl_topic_t *t)
+{
+    int tries = 50;
+    int status;
+
+    do {
+        status = ue_ctl_kafka_describe(in, RD_KAFKA_RESOURCE_TOPIC, t->name,
+                                       &t->config);
+        if (status || t->config) {
+            return status;
+        }
+        apr_sleep(apr_time_from_msec(100));
+    } while (--tries);
+    return UE_CTL_DONE;
+}
+
 static int judge(ue_ctl_kafka_t *in)
 {
     int i, status = UE_CTL_DONE;
@@ -256,8 +273,7 @@ static int judge(ue_ctl_kafka_t *in)
                                  "%s was made, but isn't to be seen", t->name);
             break;
         }
-        status = ue_ctl_kafka_describe(in, RD_KAFKA_RESOURCE_TOPIC, t->name,
-                                       &t->config);
+        status = describe(in, t);
         if (!status) {
             compare(in, t);
         }
