@@ -106,7 +106,9 @@ lint:
 	@scripts/lint
 
 test-faults: all
-	UE_FAULTS=1 $(run_pytest) $(PYTEST) t/integration/test_040_restarts.py
+	UE_FAULTS=1 $(run_pytest) $(PYTEST) \
+	  t/integration/test_040_restarts.py t/integration/test_430*.py \
+	  t/integration/test_44*.py t/integration/test_490*.py
 
 $(B)/bench:
 	mkdir -p $@
@@ -119,3 +121,4 @@ bench: deps-bench
 	bench/throughput
 	bench/latency
 	bench/kafka
+	bench/kafka-latency
