@@ -347,11 +347,13 @@ void ue_kafka_poll(ue_kafka_t *kafka, kafka_topic_t *topic)
     atomic_flag_clear(&kafka->polling);
 }
 
-void ue_kafka_end(ue_kafka_t *kafka)
+int ue_kafka_end(ue_kafka_t *kafka)
 {
-    if (atomic_fetch_add(&kafka->ended, 1) + 1 == kafka->topic_count) {
-        atomic_store(&kafka->ending, 1);
+    if (atomic_fetch_add(&kafka->ended, 1) + 1 < kafka->topic_count) {
+        return 0;
     }
+    atomic_store(&kafka->ending, 1);
+    return 1;
 }
 
 void ue_kafka_purge(ue_kafka_t *kafka)

@@ -103,6 +103,7 @@ struct kafka_topic_t {
     rd_kafka_resp_err_t why_failed, why_lost;
     int was_connected;
     int has_ended; /* flushed for good */
+    int is_last;   /* of the cluster's topics to do so */
 };
 
 struct ue_kafka_t {
@@ -140,8 +141,9 @@ apr_status_t ue_kafka_start(ue_kafka_t *kafka);
  */
 void ue_kafka_poll(ue_kafka_t *kafka, kafka_topic_t *topic);
 
-/** A topic has come to its end; with the last one, the cluster has. */
-void ue_kafka_end(ue_kafka_t *kafka);
+/** A topic has come to its end; with the last one, the cluster has.
+ * @return whether it was the last */
+int ue_kafka_end(ue_kafka_t *kafka);
 
 /** Call home all that librdkafka holds, without waiting. */
 void ue_kafka_purge(ue_kafka_t *kafka);

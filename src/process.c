@@ -359,6 +359,9 @@ static apr_status_t child_exit(void *unused)
         ue_producer_stopping(ue_process.producers[i], 1);
     }
     for (i = 0; i < ue_process.producer_count; i++) {
+        ue_producer_closing(ue_process.producers[i]);
+    }
+    for (i = 0; i < ue_process.producer_count; i++) {
         ue_producer_close(ue_process.producers[i]);
     }
     ue_metrics_leave(ue_process.seat);
@@ -409,6 +412,10 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     log_to(s);
+    if (ue_process.setup->clusters->nelts > 0) {
+        /* Registered after OpenSSL's, so called before it. */
+        on_exit(leave, NULL);
+    }
     pool = lasting_pool();
     rv = pool ? start_child(pool) : APR_ENOMEM;
     if (rv == APR_SUCCESS) {
@@ -416,10 +423,6 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         apr_pool_cleanup_register(pchild, NULL, child_exit,
                                   apr_pool_cleanup_null);
         rv = start_watch();
-        if (ue_process.setup->clusters->nelts > 0) {
-            /* Registered after OpenSSL's, so called before it. */
-            on_exit(leave, NULL);
-        }
     }
     if (rv != APR_SUCCESS) {
         /* A child that can't meter must not serve. */

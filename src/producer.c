@@ -260,14 +260,21 @@ static void await_worker(ue_producer_t *p, apr_time_t deadline)
     }
 }
 
+void ue_producer_closing(ue_producer_t *p)
+{
+    if (atomic_load(&p->stage) < STAGE_CLOSING) {
+        ue_log(UE_LOG_INFO, APR_SUCCESS,
+               "[EventProducer] Flushing pending events...");
+        set_deadline(p, p->config.drain_timeout);
+        raise_stage(p, STAGE_CLOSING);
+    }
+}
+
 apr_status_t ue_producer_close(ue_producer_t *p)
 {
     uint64_t left, unknown;
 
-    ue_log(UE_LOG_INFO, APR_SUCCESS,
-           "[EventProducer] Flushing pending events...");
-    set_deadline(p, p->config.drain_timeout);
-    raise_stage(p, STAGE_CLOSING);
+    ue_producer_closing(p);
     await_worker(p, atomic_load(&p->deadline));
     atomic_store(&p->stage, STAGE_CLOSED);
     left = ue_producer_write_off(p, &unknown);

@@ -120,6 +120,14 @@ void ue_producer_stopping(ue_producer_t *producer, int urgent);
 apr_status_t ue_producer_flush(ue_producer_t *producer, apr_time_t deadline);
 
 /**
+ * Have the worker record what was admitted and never logged, and deliver all.
+ * A child with several producers tells each before it closes the first, or one
+ * whose sink is away would use up the time of the others. Takes no lock.
+ * @locality as ue_producer_close()
+ */
+void ue_producer_closing(ue_producer_t *producer);
+
+/**
  * Record what was admitted and never logged, deliver all, end the worker; what
  * is left at the deadline is counted as lost. Takes no lock.
  * @return   APR_TIMEUP if events were lost, which has been logged

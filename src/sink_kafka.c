@@ -293,9 +293,8 @@ static void say_failed(kafka_topic_t *topic)
         && ue_log_limit_pass(&limits->retried, now, LOG_EVERY, &held)) {
         ue_log(UE_LOG_WARNING, APR_SUCCESS,
                "UE0408: kafka: delivery failed: topic=%s events=%u: %s; they "
-               "are sent again (%u such lines held back)",
-               topic->name, topic->failed, rd_kafka_err2str(topic->why_failed),
-               held);
+               "are sent again",
+               topic->name, topic->failed, rd_kafka_err2str(topic->why_failed));
         topic->failed = 0;
     }
     if (topic->lost
@@ -339,11 +338,15 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
     bring_home(topic, deadline);
     if (!topic->has_ended) {
         topic->has_ended = 1;
-        ue_kafka_end(topic->kafka);
+        topic->is_last = ue_kafka_end(topic->kafka);
     }
     if (topic->under_way) {
-        /* What was not sent yet is told from what is on its way. */
-        ue_kafka_purge(topic->kafka);
+        /* What was not sent yet is told from what is on its way. But a purge is
+         * the whole cluster's: another topic that still delivers would send
+         * again what had arrived. */
+        if (topic->is_last) {
+            ue_kafka_purge(topic->kafka);
+        }
         bring_home(topic, ue_monotonic() + PURGE_GRACE);
     }
     return topic->under_way ? APR_TIMEUP : APR_SUCCESS;
