@@ -15,8 +15,7 @@
 # that ASAN_PART names. PYTEST takes more options: make integration
 # PYTEST="-k trap -x".
 
-# More than cores: most of these tests wait for servers most of their time.
-JOBS      ?= 3
+JOBS      ?= 2
 FUZZ_TIME ?= 10
 PYTEST    ?=
 SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined
