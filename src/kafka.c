@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include <apr_strings.h>
+#include <openssl/x509_vfy.h>
 
 #define LOG_EVERY apr_time_from_sec(30)
 #define REACH_EVERY apr_time_from_sec(10)
@@ -87,22 +88,22 @@ static void on_log(const rd_kafka_t *rk, int level, const char *facility,
 static const char *certificate_trouble(int error)
 {
     switch (error) {
-    case 9:
+    case X509_V_ERR_CERT_NOT_YET_VALID:
         return "it is not valid yet";
-    case 10:
+    case X509_V_ERR_CERT_HAS_EXPIRED:
         return "it has expired";
-    case 2:
-    case 18:
-    case 19:
-    case 20:
-    case 21:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
         return "it is from no authority in ssl.ca.location";
-    case 23:
+    case X509_V_ERR_CERT_REVOKED:
         return "it was revoked";
-    case 26:
+    case X509_V_ERR_INVALID_PURPOSE:
         return "it is not made for servers";
-    case 62:
-    case 64:
+    case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
         return "it is for another host";
     default:
         return "see X509_STORE_CTX_get_error(3)";

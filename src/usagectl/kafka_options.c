@@ -10,12 +10,7 @@
 #include <apr_lib.h>
 #include <apr_strings.h>
 
-static int is_secret(const char *name)
-{
-    return strstr(name, "password") || strstr(name, "secret")
-           || !strcmp(name, "ssl.key.pem")
-           || !strcmp(name, "sasl.oauthbearer.config");
-}
+#include "kafka_option.h"
 
 /* @param where begins a sentence that says what is wrong with it */
 static int add_property(const ue_ctl_t *ctl, apr_array_header_t *to,
@@ -152,7 +147,8 @@ int ue_ctl_kafka_options(const ue_ctl_t *ctl, apr_array_header_t **found)
             ctl, to, "--option: ", APR_ARRAY_IDX(ctl->many, i, const char *));
     }
     for (i = from; !status && i < to->nelts; i++) {
-        if (is_secret(APR_ARRAY_IDX(to, i, ue_kafka_option_t).name)) {
+        if (ue_kafka_option_is_secret(
+                APR_ARRAY_IDX(to, i, ue_kafka_option_t).name)) {
             ue_ctl_note("note: others on this machine can see a command line; "
                         "%s had better come from a file of --options",
                         APR_ARRAY_IDX(to, i, ue_kafka_option_t).name);
