@@ -33,10 +33,11 @@ ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
 
 # Everything that needs no httpd: one library, for the module, usagectl, the
 # unit tests and the fuzzers. A backend is in the list or it is not built.
-LIB_NAMES  = apikey decision endpoint event journal kafka kafka_conf \
+LIB_NAMES  = apikey crc32c decision endpoint event journal kafka kafka_conf \
              kafka_option keyfile keyfile_time keyfile_write keystore \
-             keystore_file log metrics producer producer_lanes \
-             producer_worker sink_file sink_kafka siphash thread uuid
+             keystore_file ledger log metrics producer producer_lanes \
+             producer_spool producer_streams producer_worker sink_file \
+             sink_kafka siphash slot spool thread uuid
 LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
 LIB        = $(B)/libusage_events.a
 GLUE       = mod_usage_events.c src/config.c src/directives.c src/hooks.c \

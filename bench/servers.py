@@ -1,5 +1,5 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
-"""The servers that are measured: httpd in front of nginx, on loopback, in four
+"""The servers that are measured: httpd in front of nginx, on loopback, in five
 flavours that differ in one thing each.
 
 bare    mod_proxy alone
@@ -8,6 +8,7 @@ usage   the same and mod_usage_events, defaults, a key found in its cache, and
         an event file
 kafka   the same with Kafka in place of the file: librdkafka's mock broker, in a
         process of its own
+spool   the same as kafka, with UsageSpool
 """
 import contextlib
 import os
@@ -24,7 +25,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
 MODULES = os.environ.get("UE_HTTPD_MODULES", "/usr/lib/apache2/modules")
 MODULE = REPO / ".libs/mod_usage_events.so"
-FLAVOURS = ("bare", "log", "usage", "kafka")
+FLAVOURS = ("bare", "log", "usage", "kafka", "spool")
 TOPIC = "usage-events"
 PARTITIONS = 12
 PATH = "/v1/charges/latest"
@@ -63,6 +64,9 @@ UsageEventFile {dir}/events.jsonl
 KAFKA = """
 UsageKafkaBrokers {brokers}
 UsageKafkaTopic {topic}
+"""
+SPOOL = """
+UsageSpool {dir}/spool
 """
 NGINX = """
 worker_processes 1;
@@ -176,7 +180,7 @@ class Bench:
         """Run a flavour, in front of it a tool such as valgrind. Yields
         (port, process)."""
         port = free_port()
-        mock = Mock() if flavour == "kafka" else None
+        mock = Mock() if flavour in ("kafka", "spool") else None
         values = {"dir": self.dir, "port": port, "backend": self.backend,
                   "flavour": flavour,
                   "modules": MODULES, "module": MODULE, "user": "",
@@ -190,7 +194,9 @@ class Bench:
             values["user"] = "User www-data\nGroup www-data"
         conf = CONF.format(**values)
         conf += {"bare": "", "log": LOG, "usage": USAGE + FILE,
-                 "kafka": USAGE + KAFKA}[flavour].format(**values)
+                 "kafka": USAGE + KAFKA,
+                 "spool": USAGE + KAFKA + SPOOL}[flavour].format(**values)
+        self.make_spool()
         path = self.dir / f"{flavour}.conf"
         path.write_text(conf)
         old = {"log": "access.log", "usage": "events.jsonl"}.get(flavour)
@@ -205,6 +211,14 @@ class Bench:
         finally:
             end(proc, signal.SIGTERM)
             self.stored = self.count(flavour, mock)
+
+    def make_spool(self):
+        """An empty directory, for children alone."""
+        spool = self.dir / "spool"
+        shutil.rmtree(spool, ignore_errors=True)
+        spool.mkdir(mode=0o700)
+        if os.getuid() == 0:
+            shutil.chown(spool, "www-data", "www-data")
 
     def load(self, port, requests, clients):
         """Send requests with h2load, HTTP/1.1 kept alive. Requests a second."""

@@ -1,6 +1,7 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "config.h"
 
+#include <errno.h>
 #include <grp.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -10,6 +11,8 @@
 #include "unixd.h"
 
 #include <apr_strings.h>
+
+#include "spool.h"
 
 #define BATCH_SIZE 100
 #define BUFFER_SIZE 1000
@@ -65,6 +68,8 @@ void *ue_config_merge(apr_pool_t *p, void *base_conf, void *add_conf)
     PICK_POINTER(keystore_url);
     PICK_POINTER(key_header);
     PICK_POINTER(event_file);
+    PICK_POINTER(spool);
+    conf->spool_most = add->spool ? add->spool_most : base->spool_most;
     PICK_POINTER(kafka_brokers);
     PICK_POINTER(kafka_topic);
     /* The main server's options hold everywhere; of two for one property,
@@ -149,7 +154,9 @@ static const char *plan_settings(ue_producer_config_t *config,
         error = span(&config->drain_timeout, conf->drain_timeout,
                      &ue_rule_drain_timeout, DRAIN_TIMEOUT, p);
     }
-    if (!error && config->slots < config->buffer_size) {
+    config->spool = conf->spool;
+    config->spool_most = conf->spool_most;
+    if (!error && !config->spool && config->slots < config->buffer_size) {
         error = apr_psprintf(p,
                              "UsageJournalSlots is %u and UsageKafkaBufferSize "
                              "%u: each event in the buffer has a slot, so make "
@@ -165,7 +172,8 @@ static int same_settings(const ue_producer_config_t *a,
 {
     return a->batch_size == b->batch_size && a->buffer_size == b->buffer_size
            && a->slots == b->slots && a->flush_interval == b->flush_interval
-           && a->drain_timeout == b->drain_timeout;
+           && a->drain_timeout == b->drain_timeout && !a->spool == !b->spool
+           && (!a->spool || !strcmp(a->spool, b->spool));
 }
 
 /** Is Kafka wanted? Where nobody says so, if brokers are named. */
@@ -268,6 +276,34 @@ static int same_options(const apr_array_header_t *a,
     return a->nelts == b->nelts && i == a->nelts;
 }
 
+/** The first thing that somebody else can't do. */
+typedef int (*try_fn)(const void *what, apr_pool_t *p);
+
+/** Children run as another user than the one who judges here.
+ * @return what the attempt returns there, from 0 on; -1: all is well */
+static int try_as_child(try_fn attempt, const void *what, apr_pool_t *p)
+{
+    int status;
+    pid_t pid;
+
+    if (geteuid() != 0 || ap_unixd_config.user_id == 0) {
+        return attempt(what, p);
+    }
+    pid = fork();
+    if (pid == 0) {
+        if (initgroups(ap_unixd_config.user_name, ap_unixd_config.group_id) != 0
+            || setgid(ap_unixd_config.group_id) != 0
+            || setuid(ap_unixd_config.user_id) != 0) {
+            _exit(0);
+        }
+        _exit(attempt(what, p) + 1);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
+        return -1;
+    }
+    return WEXITSTATUS(status) - 1;
+}
+
 static int names_files(const apr_array_header_t *options)
 {
     int i;
@@ -281,16 +317,12 @@ static int names_files(const apr_array_header_t *options)
     return 0;
 }
 
-/** As somebody else: which of the options' files can't be read? */
-static int unreadable(const apr_array_header_t *options, apr_pool_t *p)
+/** Which of the options' files can't be read? */
+static int unreadable(const void *what, apr_pool_t *p)
 {
+    const apr_array_header_t *options = what;
     int i;
 
-    if (initgroups(ap_unixd_config.user_name, ap_unixd_config.group_id) != 0
-        || setgid(ap_unixd_config.group_id) != 0
-        || setuid(ap_unixd_config.user_id) != 0) {
-        return -1;
-    }
     for (i = 0; i < options->nelts; i++) {
         const ue_kafka_option_t *one =
             &APR_ARRAY_IDX(options, i, ue_kafka_option_t);
@@ -303,33 +335,72 @@ static int unreadable(const apr_array_header_t *options, apr_pool_t *p)
     return -1;
 }
 
-/** Children run as another user than the one who judges the files here, and a
- * child that can't make its client ends. */
-static const char *try_as_child(const apr_array_header_t *options,
-                                apr_pool_t *p)
+/** A child that can't make its client ends. */
+static const char *try_files(const apr_array_header_t *options, apr_pool_t *p)
 {
     const ue_kafka_option_t *one;
-    int status;
-    pid_t pid;
+    int i;
 
-    if (geteuid() != 0 || ap_unixd_config.user_id == 0
-        || !names_files(options)) {
+    if (geteuid() != 0 || !names_files(options)) {
         return NULL;
     }
-    pid = fork();
-    if (pid == 0) {
-        _exit(unreadable(options, p) + 1);
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)
-        || !WEXITSTATUS(status)) {
+    i = try_as_child(unreadable, options, p);
+    if (i < 0) {
         return NULL;
     }
-    one = &APR_ARRAY_IDX(options, WEXITSTATUS(status) - 1, ue_kafka_option_t);
+    one = &APR_ARRAY_IDX(options, i, ue_kafka_option_t);
     return apr_psprintf(p,
                         "UsageKafkaOption %s: %s can't be read by %s, whom "
                         "httpd's children run as",
                         one->name, ap_server_root_relative(p, one->value),
                         ap_unixd_config.user_name);
+}
+
+static int unwritable(const void *dir, apr_pool_t *p)
+{
+    return access(dir, R_OK | W_OK | X_OK) == 0 || errno == EROFS ? -1 : 0;
+}
+
+/** A directory that is full or read-only may get better; one that isn't there,
+ * or belongs to somebody else, won't. */
+static const char *judge_spool(const ue_setup_t *setup,
+                               const ue_producer_config_t *config,
+                               apr_pool_t *p)
+{
+    const char *why;
+    int i;
+
+    if (!config->spool) {
+        return NULL;
+    }
+    for (i = 0; i < setup->plans->nelts; i++) {
+        const ue_producer_config_t *other =
+            &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).config;
+
+        if (other->spool && !strcmp(other->spool, config->spool)
+            && other->spool_most != config->spool_most) {
+            return apr_psprintf(p,
+                                "UsageSpool %s is named twice, with different "
+                                "max=; it is one bound for the whole "
+                                "directory, so give both the same, or name "
+                                "two directories",
+                                config->spool);
+        }
+    }
+    why = ue_spool_check(config->spool, p);
+    if (why) {
+        return apr_psprintf(p,
+                            "UsageSpool: %s; right would be such as "
+                            "UsageSpool /var/spool/apache2/usage max=1g",
+                            why);
+    }
+    if (try_as_child(unwritable, config->spool, p) >= 0) {
+        return apr_psprintf(p,
+                            "UsageSpool %s can't be written to by %s, whom "
+                            "httpd's children run as: chown it to that user",
+                            config->spool, ap_unixd_config.user_name);
+    }
+    return NULL;
 }
 
 /** Find the cluster with these brokers and options, or make it. */
@@ -360,7 +431,7 @@ static const char *find_cluster(ue_kafka_t **kafka, ue_setup_t *setup,
     }
     APR_ARRAY_PUSH(setup->clusters, ue_cluster_t) = new;
     *kafka = new.kafka;
-    return try_as_child(new.options, p);
+    return try_files(new.options, p);
 }
 
 static const char *plan_kafka(ue_setup_t *setup, ue_producer_plan_t *plan,
@@ -394,6 +465,75 @@ static const char *plan_kafka(ue_setup_t *setup, ue_producer_plan_t *plan,
     return find_cluster(&plan->kafka, setup, list, conf->kafka_options, p);
 }
 
+/** Name where a plan's events go as files in the spool do. */
+static void name_target(const ue_setup_t *setup, ue_producer_plan_t *plan)
+{
+    ue_target_t *target = &plan->target;
+    int i;
+
+    memset(target, 0, sizeof(*target));
+    for (i = 0; plan->kafka && i < setup->clusters->nelts; i++) {
+        const ue_cluster_t *cluster =
+            &APR_ARRAY_IDX(setup->clusters, i, ue_cluster_t);
+
+        if (cluster->kafka == plan->kafka) {
+            apr_cpystrn(target->brokers, cluster->brokers,
+                        sizeof(target->brokers));
+            apr_cpystrn(target->topic, plan->topic, sizeof(target->topic));
+        }
+    }
+    if (plan->event_file) {
+        apr_cpystrn(target->event_file, plan->event_file,
+                    sizeof(target->event_file));
+    }
+}
+
+const char *ue_config_add_heir(ue_setup_t *setup,
+                               const ue_producer_config_t *like,
+                               const ue_target_t *target, apr_pool_t *p)
+{
+    ue_producer_plan_t plan;
+    int i;
+
+    memset(&plan, 0, sizeof(plan));
+    plan.config = *like;
+    plan.config.is_heir = 1;
+    plan.target = *target;
+    for (i = 0; target->topic[0] && i < setup->clusters->nelts; i++) {
+        const ue_cluster_t *cluster =
+            &APR_ARRAY_IDX(setup->clusters, i, ue_cluster_t);
+
+        if (!strncmp(cluster->brokers, target->brokers,
+                     sizeof(target->brokers) - 1)) {
+            plan.kafka = cluster->kafka;
+            plan.topic = apr_pstrdup(p, target->topic);
+            break;
+        }
+    }
+    if (target->topic[0] && !plan.kafka) {
+        return apr_psprintf(p,
+                            "they are for topic %s of %s, and no server has "
+                            "these UsageKafkaBrokers",
+                            target->topic, target->brokers);
+    }
+    if (target->event_file[0]) {
+        plan.event_file = apr_pstrdup(p, target->event_file);
+        for (i = 0; i < setup->plans->nelts; i++) {
+            const char *file =
+                APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).event_file;
+
+            if (file && !strcmp(file, plan.event_file)) {
+                return apr_psprintf(p,
+                                    "they are for %s, which another "
+                                    "configuration of Kafka uses now",
+                                    file);
+            }
+        }
+    }
+    APR_ARRAY_PUSH(setup->plans, ue_producer_plan_t) = plan;
+    return NULL;
+}
+
 static int same_sinks(const ue_producer_plan_t *a, const ue_producer_plan_t *b)
 {
     return a->kafka == b->kafka && !a->event_file == !b->event_file
@@ -417,7 +557,12 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
     if (error) {
         return error;
     }
+    error = judge_spool(setup, &plan.config, p);
+    if (error) {
+        return error;
+    }
     plan.event_file = conf->event_file;
+    name_target(setup, &plan);
     if (!plan.event_file && !plan.kafka) {
         return "UsageEvents On needs a place for the events: "
                "UsageKafkaBrokers, such as UsageKafkaBrokers localhost:9092 "
@@ -436,12 +581,13 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
         }
         if (old->event_file && plan.event_file
             && !strcmp(old->event_file, plan.event_file)) {
-            return apr_psprintf(p,
-                                "UsageEventFile %s is named by two servers "
-                                "with different UsageKafka... or "
-                                "UsageJournalSlots; give both the same, or "
-                                "each a file of its own, such as %s.2",
-                                plan.event_file, plan.event_file);
+            return apr_psprintf(
+                p,
+                "UsageEventFile %s is named by two servers "
+                "with different UsageKafka..., "
+                "UsageSpool or UsageJournalSlots; give both the same, or "
+                "each a file of its own, such as %s.2",
+                plan.event_file, plan.event_file);
         }
     }
     server->producer = setup->plans->nelts;

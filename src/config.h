@@ -44,6 +44,7 @@ typedef struct {
     const char *event_file; /**< or NULL */
     ue_kafka_t *kafka;      /**< or NULL */
     const char *topic;
+    ue_target_t target; /**< the same, as files in the spool name it */
     ue_sink_t *sinks[UE_PRODUCER_SINKS];
     int sink_count;
 } ue_producer_plan_t;
@@ -82,6 +83,8 @@ typedef struct {
     apr_interval_time_t flush_interval;
     apr_interval_time_t drain_timeout;
     const char *event_file;
+    const char *spool; /**< directory */
+    apr_off_t spool_most;
     int kafka;
     const char *kafka_brokers;
     const char *kafka_topic;
@@ -112,6 +115,15 @@ void *ue_config_merge(apr_pool_t *p, void *base, void *add);
  */
 const char *ue_config_resolve(ue_setup_t **setup, apr_pool_t *p,
                               apr_pool_t *ptemp, server_rec *main_server);
+
+/**
+ * Add a producer to what is planned, for events in the spool that no server
+ * writes any more.
+ * @return NULL, or why it can't be
+ */
+const char *ue_config_add_heir(ue_setup_t *setup,
+                               const ue_producer_config_t *like,
+                               const ue_target_t *target, apr_pool_t *p);
 
 /** What a server does; NULL where nothing was resolved. */
 const ue_server_t *ue_config_server(const server_rec *s);

@@ -301,6 +301,63 @@ static const char *set_event_file(cmd_parms *cmd, void *unused, const char *arg)
     return NULL;
 }
 
+#define SPOOL_MOST "max=1g"
+#define SPOOL_LEAST (APR_INT64_C(1) << 20)
+#define SPOOL_LARGEST (APR_INT64_C(200) << 30)
+
+/** Read "max=1g". */
+static int read_most(apr_off_t *most, const char *arg)
+{
+    apr_size_t digits;
+    apr_int64_t n;
+
+    if (strncmp(arg, "max=", 4)) {
+        return 0;
+    }
+    arg += 4;
+    digits = strspn(arg, "0123456789");
+    if (digits == 0 || digits > 12) {
+        return 0;
+    }
+    n = apr_atoi64(arg);
+    switch (arg[digits]) {
+    case 'm':
+        n <<= 20;
+        break;
+    case 'g':
+        n = n < 1000 ? n << 30 : SPOOL_LARGEST + 1;
+        break;
+    default:
+        return 0;
+    }
+    *most = (apr_off_t)n;
+    return !arg[digits + 1] && n >= SPOOL_LEAST && n <= SPOOL_LARGEST;
+}
+
+static const char *set_spool(cmd_parms *cmd, void *unused, const char *dir,
+                             const char *most)
+{
+    ue_conf_t *conf = conf_of(cmd);
+    const char *path = *dir ? ap_server_root_relative(cmd->pool, dir) : NULL;
+
+    if (!path) {
+        return apr_psprintf(cmd->pool,
+                            "UsageSpool takes a directory on a local disk, "
+                            "such as /var/spool/apache2/usage; \"%s\" is none",
+                            dir);
+    }
+    if (!read_most(&conf->spool_most, most ? most : SPOOL_MOST)) {
+        return apr_psprintf(cmd->pool,
+                            "UsageSpool takes, behind its directory, the "
+                            "bytes that all its files may have, from max=1m "
+                            "to max=200g, such as " SPOOL_MOST
+                            "; \"%s\" is none",
+                            most);
+    }
+    conf->spool = path;
+    return NULL;
+}
+
 static const char *set_brokers(cmd_parms *cmd, void *unused, const char *arg)
 {
     const char *why = ue_kafka_brokers_check(arg, cmd->pool);
@@ -384,11 +441,14 @@ const command_rec ue_directives[] = {
     AP_INIT_TAKE1("UsageEventFile", set_event_file, NULL, RSRC_CONF,
                   "a file that gets each event as a line of JSON, such as "
                   "logs/usage-events.jsonl"),
+    AP_INIT_TAKE12("UsageSpool", set_spool, NULL, RSRC_CONF,
+                   "a directory in which events wait on disk until they are "
+                   "delivered, and the bytes it may have, such as max=1g"),
     AP_INIT_TAKE1("UsageOverflow", set_overflow, NULL, RSRC_CONF,
                   "drop or refuse: what happens when there is no room for an "
                   "event"),
     AP_INIT_TAKE1("UsageJournalSlots", set_slots, (void *)&ue_rule_slots,
                   RSRC_CONF,
-                  "events that a child can hold until they are delivered, "
-                  "such as 16384"),
+                  "events that a child without UsageSpool can hold until they "
+                  "are delivered, such as 16384"),
     {NULL}};

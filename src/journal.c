@@ -3,125 +3,45 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stddef.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#define TEXT 96                     /* of a first slot */
-#define TEXT_BEFORE_LINK (TEXT - 4) /* where more slots follow */
-#define FURTHER_TEXT 176            /* of a further slot */
 #define EVENT_TEXT_MAX (UE_ENDPOINT_MAX + UE_METHOD_MAX)
-
-/* Where the parts lie is docs/journal.md, for the sake of slots on disk. Both
- * kinds begin alike, since whoever walks the slots can't know which it meets.
- */
-typedef struct {
-    uint32_t generation; /* how often the slot was taken */
-    _Atomic uint8_t state;
-    uint8_t method; /* index into methods, 0: spelled out before the endpoint */
-    uint8_t flags;
-    uint8_t method_len;
-    uint16_t endpoint_len;
-    uint16_t status_code;
-    uint32_t response_time_ms;
-    int64_t timestamp;
-    ue_uuid_t request_id;
-    ue_uuid_t organization_id;
-    ue_uuid_t api_key_id;
-    uint64_t number; /* in stream and partition */
-    uint32_t partition;
-    uint32_t check[3]; /* CRC-32C of admission, completion, delivery */
-    char text[TEXT];
-} first_t;
-
-typedef struct {
-    uint32_t generation;
-    _Atomic uint8_t state;
-    uint8_t reserved[3];
-    uint32_t next; /* ref, 0: the last */
-    uint32_t check;
-    char text[FURTHER_TEXT];
-} further_t;
-
-typedef union {
-    first_t first;
-    further_t further;
-} slot_t;
-
-static_assert(sizeof(first_t) == UE_SLOT_SIZE, "a first slot");
-static_assert(sizeof(further_t) == UE_SLOT_SIZE, "a further slot");
-static_assert(offsetof(first_t, text) == 96, "the fixed half");
-static_assert(offsetof(first_t, state) == offsetof(further_t, state),
-              "a walker reads the state of either");
-
-#define FLAG_BILLABLE 0x01
-#define FLAG_FURTHER 0x02 /* the last four bytes of text are a ref */
+#define REGIONS_MAX 4096
+#define UNIT 64 /* slots that fill whole pages */
 
 struct ue_journal_t {
-    slot_t *slots;
-    _Atomic uint32_t *next; /* of a free slot, the ref below it */
-    uint32_t count;
+    ue_slot_t *slots;
+    _Atomic uint64_t *below; /* of a free slot: how many are free with it, in
+                                the upper half; the ref below it */
+    _Atomic uint32_t count;  /* own slots */
+    uint32_t own_most;
+    uint32_t refs_max;
+    int checked;
+    ue_journal_id_t id;
+    _Atomic apr_time_t floor;
+
+    pthread_mutex_t mutex; /* for who adds and removes regions */
+    ue_region_t *_Atomic regions[REGIONS_MAX];
+    _Atomic int region_count; /* up to where there may be some */
+    ue_region_t *last;        /* that the worker found */
+
     /* Tag in the upper half, ref of the top in the lower. On a cache line of
      * its own, since all request threads write it. */
     _Atomic uint64_t top __attribute__((aligned(64)));
     char pad[64 - sizeof(uint64_t)];
 };
 
-static const struct {
-    const char *name;
-    size_t len;
-} methods[] = {{"", 0},        {"GET", 3},    {"HEAD", 4},  {"POST", 4},
-               {"PUT", 3},     {"DELETE", 6}, {"PATCH", 5}, {"OPTIONS", 7},
-               {"CONNECT", 7}, {"TRACE", 5}};
-
-#define METHODS (sizeof(methods) / sizeof(methods[0]))
-
-static slot_t *slot_at(const ue_journal_t *j, ue_slot_ref_t ref)
+static ue_slot_t *slot_at(const ue_journal_t *j, ue_slot_ref_t ref)
 {
     return &j->slots[ref - 1];
 }
 
-static uint8_t method_code(const char *method, size_t len)
-{
-    size_t i;
+/* ---- free slots ---- */
 
-    for (i = 1; i < METHODS; i++) {
-        if (len == methods[i].len
-            && memcmp(method, methods[i].name, len) == 0) {
-            return (uint8_t)i;
-        }
-    }
-    return 0;
-}
-
-apr_status_t ue_journal_create(ue_journal_t **journal, uint32_t slots,
-                               apr_pool_t *p)
-{
-    ue_journal_t *j;
-    uint32_t i;
-
-    if (slots < UE_JOURNAL_SLOTS_MIN || slots > UE_JOURNAL_SLOTS_MAX) {
-        return APR_EINVAL;
-    }
-    /* APR aligns to 8, the top of the stack wants a cache line. */
-    j = apr_pcalloc(p, sizeof(*j) + 63);
-    j = (ue_journal_t *)(((uintptr_t)j + 63) & ~(uintptr_t)63);
-    j->slots = mmap(NULL, (size_t)slots * sizeof(slot_t),
-                    PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (j->slots == MAP_FAILED) {
-        return errno;
-    }
-    j->count = slots;
-    j->next = apr_palloc(p, slots * sizeof(*j->next));
-    for (i = 0; i < slots; i++) {
-        atomic_init(&j->next[i], i + 2 <= slots ? i + 2 : 0);
-    }
-    atomic_init(&j->top, 1);
-    *journal = j;
-    return APR_SUCCESS;
-}
-
-#define TOP(tag, ref) ((uint64_t)(tag) << 32 | (ref))
+#define PAIR(upper, ref) ((uint64_t)(upper) << 32 | (ref))
+#define REF(pair) ((ue_slot_ref_t)(pair))
 
 static ue_slot_ref_t pop(ue_journal_t *j)
 {
@@ -129,56 +49,338 @@ static ue_slot_ref_t pop(ue_journal_t *j)
     uint64_t under;
 
     do {
-        if ((uint32_t)top == 0) {
+        if (REF(top) == 0) {
             return 0;
         }
         /* May be stale already; then the tag has changed and the swap fails. */
-        under = atomic_load_explicit(&j->next[(uint32_t)top - 1],
-                                     memory_order_relaxed);
+        under =
+            atomic_load_explicit(&j->below[REF(top) - 1], memory_order_relaxed);
     } while (!atomic_compare_exchange_weak_explicit(
-        &j->top, &top, TOP((top >> 32) + 1, under), memory_order_acquire,
+        &j->top, &top, PAIR((top >> 32) + 1, REF(under)), memory_order_acquire,
         memory_order_acquire));
-    return (uint32_t)top;
+    return REF(top);
+}
+
+static uint32_t free_from(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return ref ? (uint32_t)(atomic_load_explicit(&j->below[ref - 1],
+                                                 memory_order_relaxed)
+                            >> 32)
+               : 0;
 }
 
 static void push(ue_journal_t *j, ue_slot_ref_t ref)
 {
-    uint64_t top = atomic_load_explicit(&j->top, memory_order_relaxed);
+    uint64_t top = atomic_load_explicit(&j->top, memory_order_acquire);
 
     do {
-        atomic_store_explicit(&j->next[ref - 1], (uint32_t)top,
+        atomic_store_explicit(&j->below[ref - 1],
+                              PAIR(free_from(j, REF(top)) + 1, REF(top)),
                               memory_order_relaxed);
     } while (!atomic_compare_exchange_weak_explicit(
-        &j->top, &top, TOP((top >> 32) + 1, ref), memory_order_release,
-        memory_order_relaxed));
+        &j->top, &top, PAIR((top >> 32) + 1, ref), memory_order_acq_rel,
+        memory_order_acquire));
+}
+
+uint32_t ue_journal_free(const ue_journal_t *j)
+{
+    return free_from(j,
+                     REF(atomic_load_explicit(&j->top, memory_order_acquire)));
+}
+
+int ue_journal_is_full(const ue_journal_t *j)
+{
+    return REF(atomic_load_explicit(&j->top, memory_order_relaxed)) == 0;
+}
+
+/* ---- memory ---- */
+
+static void *reserve(size_t size, int protection)
+{
+    void *at = mmap(NULL, size, protection,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static ue_journal_t *new_journal(uint32_t own_most, uint32_t refs_max,
+                                 int protection, apr_pool_t *p)
+{
+    /* APR aligns to 8, the top of the stack wants a cache line. */
+    ue_journal_t *j = apr_pcalloc(p, sizeof(*j) + 63);
+
+    j = (ue_journal_t *)(((uintptr_t)j + 63) & ~(uintptr_t)63);
+    j->own_most = own_most;
+    j->refs_max = refs_max;
+    pthread_mutex_init(&j->mutex, NULL);
+    j->slots = reserve((size_t)refs_max * sizeof(ue_slot_t), protection);
+    j->below =
+        reserve((size_t)own_most * sizeof(*j->below), PROT_READ | PROT_WRITE);
+    return j->slots && j->below ? j : NULL;
+}
+
+/** Have slots taken, the lowest first. */
+static void add_free(ue_journal_t *j, ue_slot_ref_t first, uint32_t slots)
+{
+    uint32_t i;
+
+    for (i = slots; i > 0; i--) {
+        push(j, first + i - 1);
+    }
+}
+
+apr_status_t ue_journal_create(ue_journal_t **journal, uint32_t slots,
+                               apr_pool_t *p)
+{
+    ue_journal_t *j;
+
+    if (slots < UE_JOURNAL_SLOTS_MIN || slots > UE_JOURNAL_SLOTS_MAX) {
+        return APR_EINVAL;
+    }
+    j = new_journal(slots, slots, PROT_READ | PROT_WRITE, p);
+    if (!j) {
+        return APR_ENOMEM;
+    }
+    atomic_store(&j->count, slots);
+    add_free(j, 1, slots);
+    *journal = j;
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_journal_create_spooled(ue_journal_t **journal, uint32_t most,
+                                       const ue_journal_id_t *id, apr_pool_t *p)
+{
+    ue_journal_t *j;
+
+    most -= most % UNIT;
+    if (most < UNIT || most > UE_JOURNAL_REFS_MAX / 2) {
+        return APR_EINVAL;
+    }
+    j = new_journal(most, 2 * most, PROT_NONE, p);
+    if (!j) {
+        return APR_ENOMEM;
+    }
+    j->checked = 1;
+    j->id = *id;
+    *journal = j;
+    return APR_SUCCESS;
+}
+
+static apr_status_t map(const ue_journal_t *j, int fd, apr_off_t offset,
+                        ue_slot_ref_t first, uint32_t slots)
+{
+    void *at = mmap(slot_at(j, first), (size_t)slots * sizeof(ue_slot_t),
+                    PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset);
+
+    return at == MAP_FAILED ? errno : APR_SUCCESS;
+}
+
+apr_status_t ue_journal_extend(ue_journal_t *j, int fd, apr_off_t offset,
+                               uint32_t slots)
+{
+    uint32_t count = atomic_load(&j->count);
+    apr_status_t rv;
+
+    if (slots % UNIT || slots > j->own_most - count) {
+        return APR_ENOSPC;
+    }
+    rv = map(j, fd, offset, count + 1, slots);
+    if (rv == APR_SUCCESS) {
+        atomic_store(&j->count, count + slots);
+        add_free(j, count + 1, slots);
+    }
+    return rv;
+}
+
+/* ---- regions ---- */
+
+static ue_region_t *region_at(const ue_journal_t *j, int i)
+{
+    return atomic_load_explicit(&j->regions[i], memory_order_acquire);
+}
+
+/** The region that has one of these refs. */
+static ue_region_t *region_between(const ue_journal_t *j, ue_slot_ref_t first,
+                                   uint32_t slots)
+{
+    int n = atomic_load(&j->region_count);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        ue_region_t *region = region_at(j, i);
+
+        if (region && first < region->first + region->slots
+            && region->first < first + slots) {
+            return region;
+        }
+    }
+    return NULL;
+}
+
+apr_status_t ue_journal_map(ue_journal_t *j, int fd, apr_off_t offset,
+                            ue_region_t *region)
+{
+    apr_status_t rv = APR_ENOSPC;
+    ue_slot_ref_t first = j->own_most + 1;
+    const ue_region_t *other;
+    int i = 0;
+
+    pthread_mutex_lock(&j->mutex);
+    while ((other = region_between(j, first, region->slots)) != NULL) {
+        first = other->first + other->slots;
+    }
+    while (i < REGIONS_MAX && region_at(j, i)) {
+        i++;
+    }
+    if (i < REGIONS_MAX && region->slots <= j->refs_max - (first - 1)) {
+        rv = map(j, fd, offset, first, region->slots);
+    }
+    if (rv == APR_SUCCESS) {
+        region->first = first;
+        region->open = 0;
+        atomic_store_explicit(&j->regions[i], region, memory_order_release);
+        if (i >= atomic_load(&j->region_count)) {
+            atomic_store(&j->region_count, i + 1);
+        }
+    }
+    pthread_mutex_unlock(&j->mutex);
+    return rv;
+}
+
+void ue_journal_unmap(ue_journal_t *j, ue_region_t *region)
+{
+    int i = 0;
+
+    pthread_mutex_lock(&j->mutex);
+    while (i < REGIONS_MAX && region_at(j, i) != region) {
+        i++;
+    }
+    if (i < REGIONS_MAX) {
+        /* Where even that fails the slots stay, and nobody refers to them. */
+        (void)mmap(slot_at(j, region->first),
+                   (size_t)region->slots * sizeof(ue_slot_t), PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                   0);
+        atomic_store(&j->regions[i], NULL);
+    }
+    pthread_mutex_unlock(&j->mutex);
+    if (j->last == region) {
+        j->last = NULL;
+    }
+}
+
+ue_region_t *ue_journal_region(const ue_journal_t *journal, ue_slot_ref_t ref)
+{
+    ue_journal_t *j = (ue_journal_t *)(uintptr_t)journal;
+
+    if (ref <= j->own_most) {
+        return NULL;
+    }
+    if (!j->last || ref < j->last->first
+        || ref >= j->last->first + j->last->slots) {
+        j->last = region_between(j, ref, 1);
+    }
+    return j->last;
+}
+
+ue_slot_t *ue_journal_slot(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return slot_at(j, ref);
+}
+
+ue_slot_ref_t ue_journal_resolve(const ue_journal_t *j, const ue_region_t *from,
+                                 ue_slot_ref_t link)
+{
+    int n = atomic_load(&j->region_count);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        const ue_region_t *region = region_at(j, i);
+
+        if (region && link >= region->maker_first
+            && link - region->maker_first < region->slots
+            && memcmp(region->maker, from->maker, sizeof(from->maker)) == 0) {
+            return region->first + (link - region->maker_first);
+        }
+    }
+    return 0;
+}
+
+apr_status_t ue_journal_sync(const ue_journal_t *j)
+{
+    size_t own = (size_t)atomic_load(&j->count) * sizeof(ue_slot_t);
+    apr_status_t rv = APR_SUCCESS;
+    int n = atomic_load(&j->region_count);
+    int i;
+
+    if (own && msync(j->slots, own, MS_SYNC) != 0) {
+        rv = errno;
+    }
+    for (i = 0; i < n; i++) {
+        const ue_region_t *region = region_at(j, i);
+
+        if (region
+            && msync(slot_at(j, region->first),
+                     (size_t)region->slots * sizeof(ue_slot_t), MS_SYNC)
+                   != 0) {
+            rv = errno;
+        }
+    }
+    return rv;
+}
+
+/* ---- admission ---- */
+
+/** The slot behind a link of another, in our own numbering. */
+static ue_slot_ref_t behind(const ue_journal_t *j, ue_slot_ref_t ref,
+                            ue_slot_ref_t link)
+{
+    const ue_region_t *region = ue_journal_region(j, ref);
+
+    return region && link ? ue_journal_resolve(j, region, link) : link;
+}
+
+/** Give one slot back, if it is ours, or count it off its region. */
+static void give_back(ue_journal_t *j, ue_slot_ref_t ref)
+{
+    ue_region_t *region = ue_journal_region(j, ref);
+
+    if (!region) {
+        push(j, ref);
+    }
+    else {
+        region->open--;
+    }
 }
 
 /** Give further slots back. */
 static void unchain(ue_journal_t *j, ue_slot_ref_t ref)
 {
     while (ref) {
-        further_t *further = &slot_at(j, ref)->further;
-        ue_slot_ref_t next = further->next;
+        ue_further_t *further = &slot_at(j, ref)->further;
+        ue_slot_ref_t next = behind(j, ref, further->next);
 
         atomic_store_explicit(&further->state, UE_SLOT_FREE,
                               memory_order_relaxed);
-        push(j, ref);
+        give_back(j, ref);
         ref = next;
     }
 }
 
 /** Put text into further slots. @return the first of them, 0 if too few */
-static ue_slot_ref_t chain(ue_journal_t *j, const char *text, size_t len)
+static ue_slot_ref_t chain(ue_journal_t *j, const ue_uuid_t *request_id,
+                           const char *text, size_t len)
 {
-    size_t pieces = (len + FURTHER_TEXT - 1) / FURTHER_TEXT;
+    size_t pieces = (len + UE_SLOT_FURTHER_TEXT - 1) / UE_SLOT_FURTHER_TEXT;
     ue_slot_ref_t next = 0;
 
     /* From the last piece to the first, so that each knows what follows it. */
     while (pieces-- > 0) {
-        size_t from = pieces * FURTHER_TEXT;
-        size_t n = len - from < FURTHER_TEXT ? len - from : FURTHER_TEXT;
+        size_t from = pieces * UE_SLOT_FURTHER_TEXT;
+        size_t n = len - from < UE_SLOT_FURTHER_TEXT ? len - from
+                                                     : UE_SLOT_FURTHER_TEXT;
         ue_slot_ref_t ref = pop(j);
-        further_t *further;
+        ue_further_t *further;
 
         if (!ref) {
             unchain(j, next);
@@ -188,6 +390,9 @@ static ue_slot_ref_t chain(ue_journal_t *j, const char *text, size_t len)
         memcpy(further->text, text + from, n);
         further->next = next;
         further->generation++;
+        if (j->checked) {
+            ue_slot_check_further(further, j->id.salt, request_id, n);
+        }
         atomic_store_explicit(&further->state, UE_SLOT_FURTHER,
                               memory_order_relaxed);
         next = ref;
@@ -209,19 +414,46 @@ static size_t clean_text(char *text, const ue_admission_t *a, uint8_t code,
                            a->endpoint_len);
 }
 
+static void write_admission(const ue_journal_t *j, ue_first_t *slot,
+                            const ue_admission_t *a)
+{
+    apr_time_t floor = atomic_load(&j->floor);
+
+    slot->request_id = a->request_id;
+    slot->organization_id = a->organization_id;
+    slot->api_key_id = a->api_key_id;
+    atomic_store_explicit(&slot->timestamp,
+                          a->timestamp > floor ? a->timestamp : floor,
+                          memory_order_relaxed);
+    slot->number = 0;
+    slot->generation++;
+    if (j->checked) {
+        ue_slot_check_admission(slot, j->id.salt);
+    }
+    atomic_store(&slot->state, UE_SLOT_ADMITTED);
+    floor = atomic_load(&j->floor);
+    if (atomic_load_explicit(&slot->timestamp, memory_order_relaxed) < floor) {
+        atomic_store_explicit(&slot->timestamp, floor, memory_order_relaxed);
+        if (j->checked) {
+            ue_slot_check_admission(slot, j->id.salt);
+        }
+    }
+}
+
 apr_status_t ue_journal_admit(ue_journal_t *j, const ue_admission_t *a,
                               ue_slot_ref_t *ref)
 {
     char text[EVENT_TEXT_MAX];
-    uint8_t code = method_code(a->method, a->method_len);
+    uint8_t code = ue_slot_method_code(a->method, a->method_len);
     size_t method_len;
     size_t len = clean_text(text, a, code, &method_len);
     ue_slot_ref_t further = 0;
-    first_t *slot;
+    ue_first_t *slot;
 
     *ref = 0;
-    if (len > TEXT) {
-        further = chain(j, text + TEXT_BEFORE_LINK, len - TEXT_BEFORE_LINK);
+    if (len > UE_SLOT_TEXT) {
+        further = chain(j, &a->request_id, text + UE_SLOT_TEXT_BEFORE_LINK,
+                        len - UE_SLOT_TEXT_BEFORE_LINK);
         if (!further) {
             return APR_EAGAIN;
         }
@@ -232,28 +464,32 @@ apr_status_t ue_journal_admit(ue_journal_t *j, const ue_admission_t *a,
         return APR_EAGAIN;
     }
     slot = &slot_at(j, *ref)->first;
-    slot->request_id = a->request_id;
-    slot->organization_id = a->organization_id;
-    slot->api_key_id = a->api_key_id;
-    slot->timestamp = a->timestamp;
-    slot->number = 0;
     slot->method = code;
-    slot->flags = further ? FLAG_FURTHER : 0;
-    slot->generation++;
+    slot->flags = further ? UE_SLOT_CONTINUED : 0;
     slot->endpoint_len = (uint16_t)(len - method_len);
     slot->method_len = (uint8_t)method_len;
     if (further) {
-        memcpy(slot->text, text, TEXT_BEFORE_LINK);
-        memcpy(slot->text + TEXT_BEFORE_LINK, &further, sizeof(further));
+        memcpy(slot->text, text, UE_SLOT_TEXT_BEFORE_LINK);
+        memcpy(slot->text + UE_SLOT_TEXT_BEFORE_LINK, &further,
+               sizeof(further));
     }
     else {
         memcpy(slot->text, text, len);
     }
-    atomic_store_explicit(&slot->state, UE_SLOT_ADMITTED, memory_order_release);
+    write_admission(j, slot, a);
     return APR_SUCCESS;
 }
 
-static int change(first_t *slot, ue_slot_state_t from, ue_slot_state_t to)
+void ue_journal_raise_floor(ue_journal_t *j, apr_time_t floor)
+{
+    if (floor > atomic_load(&j->floor)) {
+        atomic_store(&j->floor, floor);
+    }
+}
+
+/* ---- from state to state ---- */
+
+static int change(ue_first_t *slot, ue_slot_state_t from, ue_slot_state_t to)
 {
     uint8_t state = (uint8_t)from;
 
@@ -265,14 +501,17 @@ static int change(first_t *slot, ue_slot_state_t from, ue_slot_state_t to)
 apr_status_t ue_journal_complete(ue_journal_t *j, ue_slot_ref_t ref,
                                  const ue_completion_t *c)
 {
-    first_t *slot = &slot_at(j, ref)->first;
+    ue_first_t *slot = &slot_at(j, ref)->first;
 
     if (!change(slot, UE_SLOT_ADMITTED, UE_SLOT_COMPLETING)) {
         return APR_EBUSY;
     }
     slot->response_time_ms = c->response_time_ms;
     slot->status_code = c->status_code;
-    slot->flags |= c->billable ? FLAG_BILLABLE : 0;
+    slot->flags |= c->billable ? UE_SLOT_BILLABLE : 0;
+    if (j->checked) {
+        ue_slot_check_completion(slot);
+    }
     /* Whoever closes may have given this thread up for dead in between. */
     return change(slot, UE_SLOT_COMPLETING, UE_SLOT_COMPLETE) ? APR_SUCCESS
                                                               : APR_EBUSY;
@@ -283,7 +522,7 @@ void ue_journal_strand(ue_journal_t *j, ue_slot_ref_t ref)
     change(&slot_at(j, ref)->first, UE_SLOT_COMPLETE, UE_SLOT_STRANDED);
 }
 
-static int change_any(first_t *slot, unsigned from, ue_slot_state_t to)
+static int change_any(ue_first_t *slot, unsigned from, ue_slot_state_t to)
 {
     unsigned state = atomic_load_explicit(&slot->state, memory_order_acquire);
 
@@ -298,21 +537,46 @@ int ue_journal_list(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
 void ue_journal_send(ue_journal_t *j, ue_slot_ref_t ref, uint32_t partition,
                      uint64_t number)
 {
-    first_t *slot = &slot_at(j, ref)->first;
+    ue_first_t *slot = &slot_at(j, ref)->first;
 
     slot->partition = partition;
     slot->number = number;
+    if (j->checked) {
+        ue_slot_check_delivery(slot, UE_PHASE_SENT);
+    }
     change(slot, UE_SLOT_LISTED, UE_SLOT_SENT);
 }
 
 void ue_journal_unsend(ue_journal_t *j, ue_slot_ref_t ref)
 {
+    /* Its check goes on saying that it was sent, since it keeps its number. */
     change(&slot_at(j, ref)->first, UE_SLOT_SENT, UE_SLOT_LISTED);
 }
 
 void ue_journal_forget(ue_journal_t *j, ue_slot_ref_t ref)
 {
-    slot_at(j, ref)->first.number = 0;
+    ue_first_t *slot = &slot_at(j, ref)->first;
+
+    slot->number = 0;
+    if (j->checked) {
+        ue_slot_check_delivery(slot, UE_PHASE_NONE);
+    }
+}
+
+void ue_journal_mark_in_file(ue_journal_t *j, ue_slot_ref_t ref)
+{
+    ue_first_t *slot = &slot_at(j, ref)->first;
+
+    slot->flags |= UE_SLOT_IN_FILE;
+    if (j->checked) {
+        ue_slot_check_delivery(slot,
+                               slot->number ? UE_PHASE_SENT : UE_PHASE_NONE);
+    }
+}
+
+int ue_journal_is_in_file(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return (slot_at(j, ref)->first.flags & UE_SLOT_IN_FILE) != 0;
 }
 
 uint64_t ue_journal_number(const ue_journal_t *j, ue_slot_ref_t ref)
@@ -320,57 +584,61 @@ uint64_t ue_journal_number(const ue_journal_t *j, ue_slot_ref_t ref)
     return slot_at(j, ref)->first.number;
 }
 
+uint32_t ue_journal_partition(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return slot_at(j, ref)->first.partition;
+}
+
 int ue_journal_settle(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
 {
-    return change_any(&slot_at(j, ref)->first, from, UE_SLOT_FREE);
+    ue_first_t *slot = &slot_at(j, ref)->first;
+
+    if (!change_any(slot, from, UE_SLOT_FREE)) {
+        return 0;
+    }
+    if (j->checked) {
+        ue_slot_check_delivery(slot, UE_PHASE_DELIVERED);
+    }
+    return 1;
 }
 
 int ue_journal_interrupt(ue_journal_t *j, ue_slot_ref_t ref)
 {
-    first_t *slot = &slot_at(j, ref)->first;
+    ue_first_t *slot = &slot_at(j, ref)->first;
 
     if (!change(slot, UE_SLOT_ADMITTED, UE_SLOT_LISTED)) {
         return 0;
     }
     slot->response_time_ms = 0;
     slot->status_code = 0;
-    slot->flags &= (uint8_t)~FLAG_BILLABLE;
+    slot->flags &= (uint8_t)~UE_SLOT_BILLABLE;
+    if (j->checked) {
+        ue_slot_check_completion(slot);
+    }
     return 1;
+}
+
+/* ---- reading ---- */
+
+typedef struct {
+    const ue_journal_t *journal;
+    ue_slot_ref_t ref; /* the slot that the link is in */
+} finder_t;
+
+static const ue_slot_t *find(void *baton, ue_slot_ref_t link, uint32_t *salt)
+{
+    finder_t *finder = baton;
+
+    finder->ref = behind(finder->journal, finder->ref, link);
+    return finder->ref ? slot_at(finder->journal, finder->ref) : NULL;
 }
 
 void ue_journal_read(const ue_journal_t *j, ue_slot_ref_t ref,
                      ue_event_t *event, char *buf)
 {
-    const first_t *slot = &slot_at(j, ref)->first;
-    size_t len = (size_t)slot->method_len + slot->endpoint_len;
-    const char *text = slot->text;
+    finder_t finder = {j, ref};
 
-    if (slot->flags & FLAG_FURTHER) {
-        size_t have = TEXT_BEFORE_LINK;
-        ue_slot_ref_t next;
-
-        memcpy(buf, slot->text, have);
-        memcpy(&next, slot->text + TEXT_BEFORE_LINK, sizeof(next));
-        for (; next && have < len; next = slot_at(j, next)->further.next) {
-            size_t n = len - have < FURTHER_TEXT ? len - have : FURTHER_TEXT;
-
-            memcpy(buf + have, slot_at(j, next)->further.text, n);
-            have += n;
-        }
-        text = buf;
-    }
-    event->request_id = slot->request_id;
-    event->organization_id = slot->organization_id;
-    event->api_key_id = slot->api_key_id;
-    event->timestamp = slot->timestamp;
-    event->response_time_ms = slot->response_time_ms;
-    event->status_code = slot->status_code;
-    event->billable = (slot->flags & FLAG_BILLABLE) != 0;
-    event->method = slot->method ? methods[slot->method].name : text;
-    event->method_len =
-        slot->method ? methods[slot->method].len : slot->method_len;
-    event->endpoint = text + slot->method_len;
-    event->endpoint_len = slot->endpoint_len;
+    ue_slot_view(&slot_at(j, ref)->first, 0, find, &finder, event, buf);
 }
 
 const ue_uuid_t *ue_journal_organization(const ue_journal_t *j,
@@ -381,41 +649,46 @@ const ue_uuid_t *ue_journal_organization(const ue_journal_t *j,
 
 apr_time_t ue_journal_began(const ue_journal_t *j, ue_slot_ref_t ref)
 {
-    return slot_at(j, ref)->first.timestamp;
+    return atomic_load_explicit(&slot_at(j, ref)->first.timestamp,
+                                memory_order_relaxed);
 }
 
 apr_time_t ue_journal_ended(const ue_journal_t *j, ue_slot_ref_t ref)
 {
-    const first_t *slot = &slot_at(j, ref)->first;
+    return ue_journal_began(j, ref)
+           + apr_time_from_msec(slot_at(j, ref)->first.response_time_ms);
+}
 
-    return slot->timestamp + apr_time_from_msec(slot->response_time_ms);
+int ue_journal_look(const ue_journal_t *j, ue_slot_ref_t ref,
+                    ue_slot_look_t *look)
+{
+    ue_slot_state_t state = ue_journal_state(j, ref);
+
+    look->is_open = state == UE_SLOT_ADMITTED;
+    look->began = ue_journal_began(j, ref);
+    return state != UE_SLOT_FREE && state != UE_SLOT_FURTHER;
 }
 
 void ue_journal_release(ue_journal_t *j, ue_slot_ref_t ref)
 {
-    first_t *slot = &slot_at(j, ref)->first;
-    ue_slot_ref_t next = 0;
+    ue_first_t *slot = &slot_at(j, ref)->first;
 
-    if (slot->flags & FLAG_FURTHER) {
-        memcpy(&next, slot->text + TEXT_BEFORE_LINK, sizeof(next));
-    }
-    unchain(j, next);
+    unchain(j, behind(j, ref, ue_slot_link(slot)));
     atomic_store_explicit(&slot->state, UE_SLOT_FREE, memory_order_relaxed);
-    push(j, ref);
+    give_back(j, ref);
 }
 
 uint32_t ue_journal_slots(const ue_journal_t *j)
 {
-    return j->count;
+    return atomic_load(&j->count);
 }
 
-int ue_journal_is_full(const ue_journal_t *j)
+uint32_t ue_journal_refs_max(const ue_journal_t *j)
 {
-    return (uint32_t)atomic_load_explicit(&j->top, memory_order_relaxed) == 0;
+    return j->refs_max;
 }
 
 ue_slot_state_t ue_journal_state(const ue_journal_t *j, ue_slot_ref_t ref)
 {
-    return (ue_slot_state_t)atomic_load_explicit(&slot_at(j, ref)->first.state,
-                                                 memory_order_acquire);
+    return (ue_slot_state_t)atomic_load(&slot_at(j, ref)->first.state);
 }

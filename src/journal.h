@@ -30,12 +30,29 @@
  * and a request that lasts for hours (a WebSocket) holds its slot and nothing
  * else. The head of the stack carries a tag that changes with each operation,
  * so that a thread can't swing it to a slot that came back in between (the ABA
- * problem). Nothing here takes a lock, allocates or makes a system call after
- * ue_journal_create(), and the memory is never given back: a straggler may
+ * problem). Request threads take no lock, allocate nothing and make no system
+ * call, and memory that they may write to is never given back: a straggler may
  * still log after everything was closed.
  *
- * A slot has 192 bytes, laid out as docs/journal.md says, with room for what a
- * spool on disk needs (the checks): these fields are zero here.
+ * With a spool (spool.h), slots lie in mapped files and each writer leaves a
+ * check (slot.h). Then a journal is an address space of its own, of which only
+ * a part is mapped: own slots grow from its beginning, a segment at a time; and
+ * regions of slots that another process has left behind are mapped above them,
+ * where they have refs like any other until they are empty.
+ *
+ *   ref 1 … limit      own segments        taken from and given back to the
+ *                                          stack
+ *   … own_most         room for more
+ *   … own_most + most  adopted regions     unmapped when they are empty
+ *
+ * Without one, all slots are anonymous memory, there from the start, and checks
+ * are not computed.
+ *
+ * Times. What the watermark says (ledger.h) must hold: no event with an earlier
+ * timestamp is still to come. A request may have been read before it but be
+ * admitted after it, so a journal has a floor, and no slot has an earlier
+ * timestamp. Who raises the floor looks at the slots afterwards, who admits
+ * looks at the floor after its slot can be seen: one of the two sees the other.
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -45,27 +62,15 @@
 #include <apr_time.h>
 
 #include "event.h"
+#include "slot.h"
 #include "uuid.h"
 
 typedef struct ue_journal_t ue_journal_t;
 
-/** Refers to a slot; 0 to none. */
-typedef uint32_t ue_slot_ref_t;
-
-#define UE_SLOT_SIZE 192
 #define UE_JOURNAL_SLOTS_MIN 64
 #define UE_JOURNAL_SLOTS_MAX (1u << 24)
-
-typedef enum {
-    UE_SLOT_FREE,
-    UE_SLOT_ADMITTED,
-    UE_SLOT_COMPLETING,
-    UE_SLOT_COMPLETE,
-    UE_SLOT_STRANDED,
-    UE_SLOT_LISTED,
-    UE_SLOT_SENT,
-    UE_SLOT_FURTHER
-} ue_slot_state_t;
+/** Of a journal with a spool, own and adopted ones together. */
+#define UE_JOURNAL_REFS_MAX (1u << 31)
 
 /** What is known when a request is let through. */
 typedef struct {
@@ -95,6 +100,71 @@ typedef struct {
  */
 apr_status_t ue_journal_create(ue_journal_t **journal, uint32_t slots,
                                apr_pool_t *p);
+
+/** What tells the links of a journal's slots from another's, and where its
+ * checks begin. */
+typedef struct {
+    uint8_t maker[16];
+    uint32_t salt;
+} ue_journal_id_t;
+
+/**
+ * Make a journal for slots in files; it has none yet.
+ * @param most how many own slots there may ever be, and how many adopted ones
+ */
+apr_status_t ue_journal_create_spooled(ue_journal_t **journal, uint32_t most,
+                                       const ue_journal_id_t *id,
+                                       apr_pool_t *p);
+
+/**
+ * Map a segment of own slots, all of them zero, and have them taken.
+ * @param offset in the file, whole pages
+ * @param slots  a multiple of 64
+ * @return       APR_ENOSPC if there would be too many; the system's error
+ * @locality     one thread at a time
+ */
+apr_status_t ue_journal_extend(ue_journal_t *journal, int fd, apr_off_t offset,
+                               uint32_t slots);
+
+/** Slots of another process. */
+typedef struct {
+    ue_slot_ref_t first;
+    uint32_t slots;
+    uint32_t salt;
+    uint8_t maker[16];
+    uint32_t maker_first; /**< the ref of the first in its maker's links */
+    uint32_t open;        /**< slots, first and further ones, not free yet; the
+                               worker's once the region is listed */
+    void *owner;          /**< whoever adopted it */
+} ue_region_t;
+
+/**
+ * Map slots of another process, whose fields but first and open are filled.
+ * @return   APR_ENOSPC if there is no room in the address space
+ * @locality one thread at a time, not the worker
+ */
+apr_status_t ue_journal_map(ue_journal_t *journal, int fd, apr_off_t offset,
+                            ue_region_t *region);
+
+/** Give an empty region's place free. @locality worker */
+void ue_journal_unmap(ue_journal_t *journal, ue_region_t *region);
+
+/** The adopted region of a slot; NULL: it is our own. @locality worker */
+ue_region_t *ue_journal_region(const ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** A slot, to be judged. @locality who adopts */
+ue_slot_t *ue_journal_slot(const ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** Find the slot behind a link, in regions that are being adopted.
+ * @return 0: there is none */
+ue_slot_ref_t ue_journal_resolve(const ue_journal_t *journal,
+                                 const ue_region_t *from, ue_slot_ref_t link);
+
+/** Write what is in files to the disk, and wait for it. @locality any thread */
+apr_status_t ue_journal_sync(const ue_journal_t *journal);
+
+/** No event may be earlier from now on. Only grows. @locality worker */
+void ue_journal_raise_floor(ue_journal_t *journal, apr_time_t floor);
 
 /**
  * Take a slot (or, for a long endpoint, several) and write what is known.
@@ -159,6 +229,14 @@ void ue_journal_read(const ue_journal_t *journal, ue_slot_ref_t ref,
 void ue_journal_send(ue_journal_t *journal, ue_slot_ref_t ref,
                      uint32_t partition, uint64_t number);
 
+/** The event file has it. @locality worker */
+void ue_journal_mark_in_file(ue_journal_t *journal, ue_slot_ref_t ref);
+
+int ue_journal_is_in_file(const ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** The partition it was sent to. @locality worker */
+uint32_t ue_journal_partition(const ue_journal_t *journal, ue_slot_ref_t ref);
+
 /** SENT → LISTED: it is known not to be stored. @locality worker */
 void ue_journal_unsend(ue_journal_t *journal, ue_slot_ref_t ref);
 
@@ -179,10 +257,30 @@ apr_time_t ue_journal_ended(const ue_journal_t *journal, ue_slot_ref_t ref);
 /** @return when a slot's request began, microseconds since 1970 */
 apr_time_t ue_journal_began(const ue_journal_t *journal, ue_slot_ref_t ref);
 
+/** What the watermark needs to know of a slot. */
+typedef struct {
+    apr_time_t began;
+    int is_open; /**< its request is still being served */
+} ue_slot_look_t;
+
+/**
+ * @return   whether the slot holds an event
+ * @locality worker
+ */
+int ue_journal_look(const ue_journal_t *journal, ue_slot_ref_t ref,
+                    ue_slot_look_t *look);
+
 /** Give a slot back, with those behind it. @locality the slot's owner */
 void ue_journal_release(ue_journal_t *journal, ue_slot_ref_t ref);
 
+/** How many own slots there are. @locality any thread */
 uint32_t ue_journal_slots(const ue_journal_t *journal);
+
+/** The highest ref that there can ever be. */
+uint32_t ue_journal_refs_max(const ue_journal_t *journal);
+
+/** How many own slots are free. A moment's truth. @locality any thread */
+uint32_t ue_journal_free(const ue_journal_t *journal);
 
 /** Are all slots taken? A moment's truth. @locality any thread */
 int ue_journal_is_full(const ue_journal_t *journal);

@@ -3,10 +3,11 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "thread.h"
 
 /* Rows for organizations that lost events: a power of two. */
 #ifndef UE_ORGANIZATIONS
@@ -21,6 +22,8 @@
 #define DELIVERY "usage_delivery_errors_total", UE_COUNTER, "kind"
 #define DELIVERY_HELP \
     "Events that a sink reported as not delivered; retriable: offered again."
+#define LEDGER "usage_ledger_records_total", UE_COUNTER, "result"
+#define LEDGER_HELP "Records written to the ledger; failed: written again."
 #define LOOKUPS "usage_key_lookups_total", UE_COUNTER, "result"
 #define LOOKUPS_HELP "Keys looked up in the store."
 #define STORE "usage_keystore_changes_total", UE_COUNTER, "result"
@@ -59,6 +62,19 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
                           "Batches that a sink could not take."},
     [UE_M_DELIVERY_RETRIABLE] = {DELIVERY, "retriable", DELIVERY_HELP},
     [UE_M_DELIVERY_PERMANENT] = {DELIVERY, "permanent", DELIVERY_HELP},
+    [UE_M_STREAMS_ADOPTED] = {"usage_streams_adopted_total", UE_COUNTER, NULL,
+                              NULL,
+                              "Streams taken over from children that are "
+                              "gone."},
+    [UE_M_EVENTS_ADOPTED] = {"usage_events_adopted_total", UE_COUNTER, NULL,
+                             NULL,
+                             "Events that were taken over with them, to be "
+                             "sent."},
+    [UE_M_SPOOL_ERRORS] = {"usage_spool_errors_total", UE_COUNTER, NULL, NULL,
+                           "Files of the spool that could not be made, synced "
+                           "or read."},
+    [UE_M_LEDGER_STORED] = {LEDGER, "stored", LEDGER_HELP},
+    [UE_M_LEDGER_FAILED] = {LEDGER, "failed", LEDGER_HELP},
     [UE_M_KEYS_HIT] = {LOOKUPS, "hit", LOOKUPS_HELP},
     [UE_M_KEYS_MISS] = {LOOKUPS, "miss", LOOKUPS_HELP},
     [UE_M_KEYS_UNKNOWN] = {LOOKUPS, "unknown", LOOKUPS_HELP},
@@ -71,6 +87,18 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_KAFKA_CONNECTED] = {"usage_kafka_connected_producers", UE_GAUGE, NULL,
                               NULL,
                               "Producers that reach their Kafka cluster."},
+    [UE_M_JOURNAL_SLOTS] = {"usage_journal_slots", UE_GAUGE, NULL, NULL,
+                            "Slots that children have for events."},
+    [UE_M_JOURNAL_FREE] = {"usage_journal_free_slots", UE_GAUGE, NULL, NULL,
+                           "Slots of these that are free."},
+    [UE_M_SPOOL_BYTES] = {"usage_spool_bytes", UE_GAUGE_HIGHEST, NULL, NULL,
+                          "Bytes of all files in the spool."},
+    [UE_M_SPOOL_MOST] = {"usage_spool_max_bytes", UE_GAUGE_HIGHEST, NULL, NULL,
+                         "Bytes that they may have together."},
+    [UE_M_OLDEST_EVENT] = {"usage_oldest_event_seconds", UE_GAUGE_HIGHEST, NULL,
+                           NULL,
+                           "Age of the oldest event that waits, but for "
+                           "requests that are open for more than an hour."},
 };
 
 const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {
@@ -87,6 +115,7 @@ static_assert((int)UE_M_EVENTS_LOST_OVERFLOW + (int)UE_LOST_UNKNOWN
 
 struct ue_seat_t {
     _Atomic pid_t pid; /* 0: free */
+    _Atomic int spooled;
     _Atomic uint64_t value[UE_METRICS];
     _Atomic uint64_t latency[UE_LATENCY_BUCKETS + 1];
     _Atomic uint64_t latency_sum;
@@ -101,6 +130,7 @@ typedef struct {
 } org_t;
 
 typedef struct {
+    uint8_t instance[16];
     org_t others; /* organizations that found no room, as the nil UUID */
     org_t orgs[UE_ORGANIZATIONS];
     ue_seat_t seats[];
@@ -132,20 +162,29 @@ apr_status_t ue_metrics_create(ue_metrics_t **metrics, uint32_t seats,
     if (m->shared == MAP_FAILED) {
         return errno;
     }
+    if (ue_random(m->shared->instance, sizeof(m->shared->instance))
+        != APR_SUCCESS) {
+        return APR_EGENERAL;
+    }
     m->seats = seats;
     atomic_store(&m->shared->others.state, ORG_READY);
     *metrics = m;
     return APR_SUCCESS;
 }
 
+const uint8_t *ue_metrics_instance(const ue_metrics_t *m)
+{
+    return m->shared->instance;
+}
+
+void ue_metrics_spooled(ue_seat_t *seat)
+{
+    atomic_store(&seat->spooled, 1);
+}
+
 size_t ue_metrics_layout(void)
 {
     return sizeof(shared_t) * 31 + sizeof(ue_seat_t) * 7 + UE_METRICS;
-}
-
-static int is_dead(pid_t pid)
-{
-    return pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH;
 }
 
 static uint64_t lost_of(const ue_seat_t *seat)
@@ -165,7 +204,8 @@ static void clear_gauges(ue_seat_t *seat)
     int i;
 
     for (i = 0; i < UE_METRICS; i++) {
-        if (ue_metric_info[i].type == UE_GAUGE) {
+        if (ue_metric_info[i].type == UE_GAUGE
+            || ue_metric_info[i].type == UE_GAUGE_HIGHEST) {
             atomic_store(&seat->value[i], 0);
         }
     }
@@ -185,11 +225,12 @@ static int bury(ue_metrics_t *m, ue_seat_t *seat, pid_t dead, pid_t heir)
     }
     in = get(&seat->value[UE_M_EVENTS_ADMITTED]);
     out = get(&seat->value[UE_M_EVENTS_DELIVERED]) + lost_of(seat);
-    if (in > out) {
+    if (in > out && !atomic_load(&seat->spooled)) {
         add(&seat->value[UE_M_EVENTS_LOST_UNKNOWN], in - out);
         add(&m->shared->others.lost[UE_LOST_UNKNOWN], in - out);
     }
     clear_gauges(seat);
+    atomic_store(&seat->spooled, 0);
     atomic_store(&seat->pid, heir);
     return 1;
 }
@@ -207,7 +248,7 @@ ue_seat_t *ue_metrics_sit(ue_metrics_t *m)
             && atomic_compare_exchange_strong(&seat->pid, &pid, self)) {
             return seat;
         }
-        if (pid > 0 && is_dead(pid) && bury(m, seat, pid, self)) {
+        if (pid > 0 && ue_is_dead(pid) && bury(m, seat, pid, self)) {
             return seat;
         }
     }
@@ -221,6 +262,7 @@ void ue_metrics_leave(ue_seat_t *seat)
     pid_t self = getpid();
 
     clear_gauges(seat);
+    atomic_store(&seat->spooled, 0);
     atomic_compare_exchange_strong(&seat->pid, &self, 0);
 }
 
@@ -234,7 +276,7 @@ void ue_metrics_set(ue_seat_t *seat, ue_metric_t metric, uint64_t n)
     _Atomic uint64_t *v = &seat->value[metric];
     uint64_t old = get(v);
 
-    if (ue_metric_info[metric].type == UE_GAUGE) {
+    if (ue_metric_info[metric].type != UE_GAUGE_MAX) {
         atomic_store_explicit(v, n, memory_order_relaxed);
         return;
     }
@@ -308,7 +350,7 @@ static void sum_seat(ue_metrics_sum_t *sum, const ue_seat_t *seat)
     for (i = 0; i < UE_METRICS; i++) {
         uint64_t v = get(&seat->value[i]);
 
-        if (ue_metric_info[i].type != UE_GAUGE_MAX) {
+        if (ue_metric_info[i].type < UE_GAUGE_HIGHEST) {
             sum->value[i] += v;
         }
         else if (v > sum->value[i]) {
@@ -332,7 +374,7 @@ void ue_metrics_sum(ue_metrics_t *m, ue_metrics_sum_t *sum)
         ue_seat_t *seat = &m->shared->seats[i];
         pid_t pid = atomic_load(&seat->pid);
 
-        if (pid > 0 && is_dead(pid)) {
+        if (pid > 0 && ue_is_dead(pid)) {
             bury(m, seat, pid, 0);
             pid = 0;
         }

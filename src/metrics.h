@@ -11,10 +11,10 @@
  * ends; the next child that takes the seat goes on counting. A reader adds all
  * seats up. Gauges count only in seats whose child lives.
  *
- * On a seat, admitted = delivered + lost + waiting. If a child was killed, what
- * it had waiting is gone; whoever finds its seat (the next child, or a reader)
- * counts it as lost with cause "unknown". So the sum of all seats always says
- * how much is missing.
+ * On a seat, admitted = delivered + lost + waiting. If a child without a spool
+ * was killed, what it had waiting is gone; whoever finds its seat (the next
+ * child, or a reader) counts it as lost with cause "unknown". So the sum of all
+ * seats always says how much is missing.
  *
  * Losses are counted by organization too, in a table with room for 4,096 of
  * them; those beyond are counted under the nil UUID.
@@ -53,6 +53,12 @@ typedef enum {
     UE_M_SINK_ERRORS,
     UE_M_DELIVERY_RETRIABLE,
     UE_M_DELIVERY_PERMANENT,
+    /* spool and ledger */
+    UE_M_STREAMS_ADOPTED,
+    UE_M_EVENTS_ADOPTED,
+    UE_M_SPOOL_ERRORS,
+    UE_M_LEDGER_STORED,
+    UE_M_LEDGER_FAILED,
     /* keys */
     UE_M_KEYS_HIT, /* in the order of ue_keystore_result_t */
     UE_M_KEYS_MISS,
@@ -63,6 +69,11 @@ typedef enum {
     UE_M_QUEUE_EVENTS,
     UE_M_QUEUE_EVENTS_MAX,
     UE_M_KAFKA_CONNECTED,
+    UE_M_JOURNAL_SLOTS,
+    UE_M_JOURNAL_FREE,
+    UE_M_SPOOL_BYTES,
+    UE_M_SPOOL_MOST,
+    UE_M_OLDEST_EVENT,
     UE_METRICS
 } ue_metric_t;
 
@@ -78,7 +89,14 @@ typedef enum {
     UE_LOSSES
 } ue_loss_t;
 
-typedef enum { UE_COUNTER, UE_GAUGE, UE_GAUGE_MAX } ue_metric_type_t;
+/** How the seats' values make one: their sum, the sum of those whose child
+ * lives, the highest of these, the highest there has ever been. */
+typedef enum {
+    UE_COUNTER,
+    UE_GAUGE,
+    UE_GAUGE_HIGHEST,
+    UE_GAUGE_MAX
+} ue_metric_type_t;
 
 /** How a number is shown; several rows may share a name and differ in label. */
 typedef struct {
@@ -133,6 +151,13 @@ apr_status_t ue_metrics_create(ue_metrics_t **metrics, uint32_t seats,
 /** Tells one layout of the shared memory from another: a build that has another
  * one can't go on counting in it. */
 size_t ue_metrics_layout(void);
+
+/** Tells this memory from that of another run of httpd: 16 random bytes. */
+const uint8_t *ue_metrics_instance(const ue_metrics_t *metrics);
+
+/** What this child has waiting outlives it, in a spool: if it is killed, who
+ * takes that over counts it. @locality child, at its start */
+void ue_metrics_spooled(ue_seat_t *seat);
 
 /** Take a seat for this process. @locality child, at its start */
 ue_seat_t *ue_metrics_sit(ue_metrics_t *metrics);

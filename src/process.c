@@ -17,6 +17,7 @@
 
 #include "log.h"
 #include "proxy.h"
+#include "spool.h"
 #include "version.h"
 
 APLOG_USE_MODULE(usage_events);
@@ -32,11 +33,19 @@ typedef struct {
     ue_keystore_t *store;
 } kept_store_t;
 
+/** A spool that is ours as long as the parent lives. */
+typedef struct {
+    const char *dir;
+    int fd;
+} kept_spool_t;
+
 /** What outlives a graceful restart. */
 typedef struct {
     ue_metrics_t *metrics;
+    ue_accounts_t *accounts;
     apr_pool_t *pool;
     apr_array_header_t *stores; /* kept_store_t */
+    apr_array_header_t *spools; /* kept_spool_t */
 } retained_t;
 
 static void log_line(void *baton, ue_log_level_t level, apr_status_t rv,
@@ -120,7 +129,7 @@ static const char *retained_key(apr_pool_t *p)
                         "mod_usage_events " UE_VERSION " %" APR_SIZE_T_FMT
                         " %" APR_SIZE_T_FMT " %" APR_SIZE_T_FMT,
                         ue_metrics_layout(), ue_keystore_file.layout,
-                        sizeof(retained_t));
+                        sizeof(retained_t) + sizeof(ue_account_t));
 }
 
 static retained_t *retained(apr_pool_t *ptemp)
@@ -134,6 +143,7 @@ static retained_t *retained(apr_pool_t *ptemp)
          * module is no longer loaded. */
         kept->pool = lasting_pool();
         kept->stores = apr_array_make(kept->pool, 2, sizeof(kept_store_t));
+        kept->spools = apr_array_make(kept->pool, 2, sizeof(kept_spool_t));
     }
     return kept;
 }
@@ -141,15 +151,18 @@ static retained_t *retained(apr_pool_t *ptemp)
 static apr_status_t make_metrics(retained_t *kept)
 {
     int daemons = 0;
+    apr_status_t rv;
 
     if (kept->metrics) {
         return APR_SUCCESS;
     }
     ap_mpm_query(AP_MPMQ_HARD_LIMIT_DAEMONS, &daemons);
     daemons = 2 * daemons + 8; /* two generations side by side */
-    return ue_metrics_create(
-        &kept->metrics, (uint32_t)(daemons < SEATS_MAX ? daemons : SEATS_MAX),
-        kept->pool);
+    daemons = daemons < SEATS_MAX ? daemons : SEATS_MAX;
+    rv = ue_accounts_create(&kept->accounts, (uint32_t)daemons, kept->pool);
+    return rv == APR_SUCCESS ? ue_metrics_create(&kept->metrics,
+                                                 (uint32_t)daemons, kept->pool)
+                             : rv;
 }
 
 /** Open a store, or read one again that was open before the restart. */
@@ -275,6 +288,108 @@ static int open_sinks(ue_setup_t *setup, server_rec *s, apr_pool_t *pconf)
     return result;
 }
 
+/** Have a spool for us alone. It stays ours over restarts: closing its lock's
+ * file would drop the lock. */
+static int claim_spool(retained_t *kept, const char *dir, server_rec *s)
+{
+    kept_spool_t new = {NULL, -1};
+    apr_status_t rv;
+    pid_t who = 0;
+    int i;
+
+    for (i = 0; i < kept->spools->nelts; i++) {
+        if (!strcmp(APR_ARRAY_IDX(kept->spools, i, kept_spool_t).dir, dir)) {
+            return OK;
+        }
+    }
+    rv = ue_spool_claim(dir, &new.fd, &who);
+    if (rv == APR_EBUSY) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT | APLOG_STARTUP, 0, s,
+                     "UE0006: UsageSpool %s belongs to another httpd, whose "
+                     "process is %d; give each a directory of its own",
+                     dir, (int)who);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    if (rv != APR_SUCCESS) {
+        /* Full or read-only: children see to it, by UsageOverflow. */
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, s,
+                     "UE0007: UsageSpool %s can't be locked", dir);
+        return OK;
+    }
+    new.dir = apr_pstrdup(kept->pool, dir);
+    APR_ARRAY_PUSH(kept->spools, kept_spool_t) = new;
+    return OK;
+}
+
+static int is_planned(const ue_setup_t *setup, const ue_producer_config_t *like,
+                      const ue_target_t *target)
+{
+    int i;
+
+    for (i = 0; i < setup->plans->nelts; i++) {
+        const ue_producer_plan_t *plan =
+            &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
+
+        if (plan->config.spool && !strcmp(plan->config.spool, like->spool)
+            && memcmp(&plan->target, target, sizeof(*target)) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/** Plan for streams in a spool that an earlier configuration has left. */
+static void find_heirs(ue_setup_t *setup, const ue_producer_config_t *like,
+                       server_rec *s, apr_pool_t *pconf, apr_pool_t *ptemp)
+{
+    apr_array_header_t *entries;
+    int i;
+
+    if (ue_spool_list_dir(like->spool, &entries, ptemp) != APR_SUCCESS) {
+        return;
+    }
+    for (i = 0; i < entries->nelts; i++) {
+        const ue_spool_entry_t *entry =
+            &APR_ARRAY_IDX(entries, i, ue_spool_entry_t);
+        ue_identity_t identity;
+        const char *why;
+
+        if (entry->is_segment
+            || ue_spool_read_identity(like->spool, entry->name, &identity)
+                   != APR_SUCCESS
+            || is_planned(setup, like, &identity.target)) {
+            continue;
+        }
+        why = ue_config_add_heir(setup, like, &identity.target, pconf);
+        if (why) {
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, s,
+                         "UE0008: UsageSpool %s: events of stream %.32s wait "
+                         "and can't be sent: %s",
+                         like->spool, entry->name, why);
+        }
+    }
+}
+
+static int bind_spools(retained_t *kept, ue_setup_t *setup, server_rec *s,
+                       apr_pool_t *pconf, apr_pool_t *ptemp)
+{
+    int count = setup->plans->nelts;
+    int result = OK;
+    int i;
+
+    for (i = 0; i < count && result == OK; i++) {
+        /* A copy: the array may move while heirs are added. */
+        ue_producer_config_t config =
+            APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).config;
+
+        if (config.spool) {
+            result = claim_spool(kept, config.spool, s);
+            find_heirs(setup, &config, s, pconf, ptemp);
+        }
+    }
+    return result;
+}
+
 int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
                            apr_pool_t *ptemp, server_rec *s)
 {
@@ -296,8 +411,12 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     ue_process.metrics = kept->metrics;
+    ue_process.accounts = kept->accounts;
     ue_process.caches = ap_find_linked_module("mod_cache.c") != NULL;
     result = bind_stores(kept, s, pconf, ptemp);
+    if (result == OK) {
+        result = bind_spools(kept, ue_process.setup, s, pconf, ptemp);
+    }
     return result == OK ? open_sinks(ue_process.setup, s, pconf) : result;
 }
 
@@ -372,6 +491,19 @@ static apr_status_t child_exit(void *unused)
     return APR_SUCCESS;
 }
 
+/** Does all that waits in a child outlive it? */
+static int all_spooled(const ue_setup_t *setup)
+{
+    int i;
+
+    for (i = 0; i < setup->plans->nelts; i++) {
+        if (!APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).config.spool) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static apr_status_t start_child(apr_pool_t *pool)
 {
     const ue_setup_t *setup = ue_process.setup;
@@ -379,12 +511,17 @@ static apr_status_t start_child(apr_pool_t *pool)
     int i;
 
     ue_process.seat = ue_metrics_sit(ue_process.metrics);
+    if (all_spooled(setup)) {
+        ue_metrics_spooled(ue_process.seat);
+    }
     ue_process.producers = apr_pcalloc(
         pool, (size_t)setup->plans->nelts * sizeof(*ue_process.producers));
     for (i = 0; i < setup->plans->nelts && rv == APR_SUCCESS; i++) {
-        const ue_producer_plan_t *plan =
+        ue_producer_plan_t *plan =
             &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
 
+        plan->config.target = &plan->target;
+        plan->config.accounts = ue_process.accounts;
         rv = ue_producer_create(&ue_process.producers[i], &plan->config,
                                 plan->sinks, plan->sink_count,
                                 ue_process.metrics, ue_process.seat, pool);

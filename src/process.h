@@ -21,6 +21,7 @@ typedef struct {
     ue_setup_t *setup;
     apr_array_header_t *stores; /**< ue_keystore_t *, those in use */
     ue_metrics_t *metrics;      /**< NULL where UsageEvents is On nowhere */
+    ue_accounts_t *accounts;    /**< of children without a spool */
     int caches;                 /**< mod_cache is there, and to be kept off */
     /* of this child; NULL and none in the parent */
     ue_seat_t *seat;

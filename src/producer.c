@@ -18,6 +18,30 @@ void ue_producer_wake(ue_producer_t *p)
     }
 }
 
+/** How many slots a spool may ever have room for. */
+static uint32_t most_slots(const ue_producer_config_t *config)
+{
+    apr_off_t most = config->spool_most / UE_SLOT_SIZE + UE_SEGMENT_UNIT;
+
+    return most < UE_JOURNAL_REFS_MAX / 2 ? (uint32_t)most
+                                          : UE_JOURNAL_REFS_MAX / 2;
+}
+
+static apr_status_t make_journal(ue_producer_t *p, apr_pool_t *pool)
+{
+    apr_status_t rv;
+
+    if (!p->config.spool) {
+        return ue_journal_create(&p->journal, p->config.slots, pool);
+    }
+    rv = ue_random(&p->id, sizeof(p->id));
+    if (rv == APR_SUCCESS) {
+        rv = ue_journal_create_spooled(&p->journal, most_slots(&p->config),
+                                       &p->id, pool);
+    }
+    return rv == APR_SUCCESS ? ue_producer_open_spool(p, pool) : rv;
+}
+
 apr_status_t ue_producer_create(ue_producer_t **producer,
                                 const ue_producer_config_t *config,
                                 ue_sink_t *const *sinks, int count,
@@ -40,7 +64,7 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
     if (sem_init(&p->wake, 0, 0) != 0) {
         return errno;
     }
-    rv = ue_journal_create(&p->journal, config->slots, pool);
+    rv = make_journal(p, pool);
     if (rv == APR_SUCCESS) {
         rv = apr_queue_create(&p->queue, config->buffer_size, pool);
     }
@@ -48,7 +72,16 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
         rv = ue_producer_start_sinks(p, sinks, count, pool);
     }
     if (rv == APR_SUCCESS) {
+        rv = ue_producer_open_stream(p);
+    }
+    if (rv == APR_SUCCESS && p->spool) {
+        ue_producer_make_room(p);
+    }
+    if (rv == APR_SUCCESS) {
         rv = ue_thread_start("usage-producer", ue_producer_work, p);
+    }
+    if (rv == APR_SUCCESS && p->spool) {
+        rv = ue_thread_start("usage-spool", ue_producer_keep_spool, p);
     }
     if (rv == APR_SUCCESS) {
         ue_log(UE_LOG_INFO, APR_SUCCESS,
@@ -63,13 +96,15 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
 }
 
 /** Count an event that had no room, and say so, not for each of them. */
-static void drop(ue_producer_t *p, const ue_uuid_t *organization_id)
+static void drop(ue_producer_t *p, const ue_uuid_t *organization_id,
+                 apr_time_t when)
 {
     char id[UE_UUID_LEN + 1];
     char more[64] = "";
     uint32_t held;
 
     ue_metrics_lose(p->metrics, p->seat, organization_id, UE_LOST_OVERFLOW, 1);
+    ue_producer_count_dropped(p, organization_id, when, UE_LOST_OVERFLOW);
     if (!ue_log_limit_pass(&p->full, ue_monotonic(), WARN_EVERY, &held)) {
         return;
     }
@@ -90,7 +125,8 @@ static int queue_is_full(const ue_producer_t *p)
 
 int ue_producer_has_room(const ue_producer_t *p)
 {
-    return !queue_is_full(p) && !ue_journal_is_full(p->journal);
+    /* With a spool, what the queue has no room for waits in its slot. */
+    return (p->spool || !queue_is_full(p)) && !ue_journal_is_full(p->journal);
 }
 
 apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
@@ -105,12 +141,18 @@ apr_status_t ue_producer_admit(ue_producer_t *p, const ue_admission_t *a,
     /* Counted before there is a slot that somebody else could deliver. */
     ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, 1);
     rv = ue_journal_admit(p->journal, a, ref);
+    if (rv == APR_SUCCESS || overflow == UE_OVERFLOW_DROP) {
+        atomic_fetch_add(&p->admitted, 1);
+    }
     if (rv != APR_SUCCESS && overflow == UE_OVERFLOW_DROP) {
-        drop(p, &a->organization_id);
+        drop(p, &a->organization_id, a->timestamp);
     }
     else if (rv != APR_SUCCESS) {
         /* The last slot went in between. */
         ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, (uint64_t)-1);
+    }
+    if (p->spool && rv != APR_SUCCESS) {
+        sem_post(&p->spool_wake);
     }
     return rv;
 }
@@ -125,9 +167,12 @@ static apr_status_t lose_slot(ue_producer_t *p, ue_slot_ref_t ref,
         return APR_SUCCESS;
     }
     if (cause == UE_LOST_OVERFLOW) {
-        drop(p, ue_journal_organization(p->journal, ref));
+        drop(p, ue_journal_organization(p->journal, ref),
+             ue_journal_began(p->journal, ref));
     }
     else {
+        ue_producer_count_dropped(p, ue_journal_organization(p->journal, ref),
+                                  ue_journal_began(p->journal, ref), cause);
         ue_metrics_lose(p->metrics, p->seat,
                         ue_journal_organization(p->journal, ref), cause, 1);
     }
@@ -145,7 +190,7 @@ static apr_status_t enqueue(ue_producer_t *p, ue_slot_ref_t ref,
     if (n > (int32_t)p->config.buffer_size
         || apr_queue_trypush(p->queue, (void *)(uintptr_t)ref) != APR_SUCCESS) {
         atomic_fetch_sub(&p->queued, 1);
-        if (overflow == UE_OVERFLOW_DROP) {
+        if (overflow == UE_OVERFLOW_DROP && !p->spool) {
             return lose_slot(p, ref, UE_LOST_OVERFLOW);
         }
         ue_journal_strand(p->journal, ref);
@@ -175,7 +220,7 @@ apr_status_t ue_producer_record(ue_producer_t *p, ue_slot_ref_t ref,
     }
     /* From CLOSING on, the drain walks the slots; from CLOSED on, nobody does.
      * Asked last, so that one of us sees the other. */
-    if (atomic_load(&p->stage) == STAGE_CLOSED) {
+    if (atomic_load(&p->stage) == STAGE_CLOSED && !p->spool) {
         rv = lose_slot(p, ref, UE_LOST_SHUTDOWN);
     }
     return rv;
@@ -270,14 +315,37 @@ void ue_producer_closing(ue_producer_t *p)
     }
 }
 
+/** What stays in the spool is nobody's loss. */
+static void say_what_stays(const ue_producer_t *p)
+{
+    uint64_t left = ue_producer_unsettled(p);
+
+    if (left == 0) {
+        ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Flush complete");
+    }
+    else {
+        ue_log(UE_LOG_NOTICE, APR_SUCCESS,
+               "UE0203: producer: %" APR_UINT64_T_FMT
+               " events stay in the spool %s, for another child to send",
+               left, p->config.spool);
+    }
+    ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Closed");
+}
+
 apr_status_t ue_producer_close(ue_producer_t *p)
 {
     uint64_t left, unknown;
 
+    atomic_store(&p->spool_ending, 1);
     ue_producer_closing(p);
     await_worker(p, atomic_load(&p->deadline));
     atomic_store(&p->stage, STAGE_CLOSED);
+    if (p->spool) {
+        say_what_stays(p);
+        return APR_SUCCESS;
+    }
     left = ue_producer_write_off(p, &unknown);
+    ue_producer_seal_own(p);
     if (left == 0) {
         ue_log(UE_LOG_INFO, APR_SUCCESS, "[EventProducer] Flush complete");
     }

@@ -28,6 +28,16 @@
  * logged is recorded with status 0 at the close. So at every moment
  * admitted = delivered + lost + waiting, and at the end nothing waits.
  *
+ * With a spool the slots are in files (spool.h). Then what the queue has no
+ * room for stays in its slot; what is not delivered at the close stays there
+ * too, and another child's worker takes it over, as it does from a child that
+ * was killed. One more thread, usage-spool, does all that may wait for a disk:
+ * it makes the journal longer while it fills, syncs it, and looks for what
+ * others have left (producer_spool.c).
+ *
+ * What each stream did is written to the ledger every ten seconds
+ * (producer_streams.c, ledger.h).
+ *
  * Closing. prefork runs the child's cleanup inside a signal handler, which may
  * have interrupted a request thread that holds the queue's mutex. So from
  * ue_producer_close() on nobody touches the queue: what is left is found by
@@ -40,6 +50,7 @@
 #include <apr_time.h>
 
 #include "journal.h"
+#include "ledger.h"
 #include "metrics.h"
 #include "sink.h"
 #include "thread.h"
@@ -54,6 +65,14 @@ typedef struct {
     uint32_t buffer_size;               /**< references in the queue */
     uint32_t slots;                     /**< at least buffer_size */
     apr_interval_time_t drain_timeout;  /**< for all of closing */
+    const char *spool;                 /**< directory; NULL: slots are memory */
+    apr_off_t spool_most;              /**< bytes of all files in it */
+    const ue_target_t *target;         /**< what the sinks are */
+    apr_interval_time_t scan_interval; /**< between looks into it for streams
+                                            that nobody holds; 0: 500 ms */
+    ue_accounts_t *accounts;           /**< for who has no spool; NULL: none */
+    int is_heir; /**< admits nothing: sends what an earlier configuration has
+                      left in the spool */
 } ue_producer_config_t;
 
 /** What happens when there is no room for an event. */

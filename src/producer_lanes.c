@@ -101,11 +101,15 @@ static void insert(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
 static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
 {
     if (marks & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED)) {
-        ue_metrics_lose(
-            p->metrics, p->seat, ue_journal_organization(p->journal, ref),
-            marks & UE_PENDING_REFUSED ? UE_LOST_REJECTED : UE_LOST_EXPIRED, 1);
+        ue_loss_t cause =
+            marks & UE_PENDING_REFUSED ? UE_LOST_REJECTED : UE_LOST_EXPIRED;
+
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref), cause, 1);
+        ue_producer_count_settled(p, ref, cause);
     }
     else {
+        ue_producer_count_settled(p, ref, UE_LOSSES);
         ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
     }
     if (!(marks & (uint8_t)~UE_PENDING_UNKNOWN)) {
@@ -139,11 +143,17 @@ static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
 
     *pending |= mark;
     *pending &= (uint8_t)~outlet->bit;
+    if (!mark && outlet->sink->vtable->numbered) {
+        ue_producer_count_delivered(p, ref);
+    }
     if (*pending & OUTLET_BITS) {
         if (outlet->sink->vtable->numbered) {
             /* What happens to it now is about the other sink. */
             *pending &= (uint8_t)~UE_PENDING_UNKNOWN;
             ue_journal_unsend(p->journal, ref);
+        }
+        else {
+            ue_journal_mark_in_file(p->journal, ref);
         }
     }
     /* Who closes may have written it off, if we hung for too long. */
@@ -240,18 +250,29 @@ static void note_connected(void *baton, int connected)
     }
 }
 
+static void note_stored(void *baton, uint32_t cookie, int stored)
+{
+    outlet_t *outlet = baton;
+
+    ue_producer_noted(outlet->producer, cookie, stored);
+}
+
 /* ---- lanes ---- */
 
 apr_status_t ue_producer_start_sinks(ue_producer_t *p, ue_sink_t *const *sinks,
                                      int count, apr_pool_t *pool)
 {
+    size_t refs = ue_journal_refs_max(p->journal);
     size_t events = 0;
     size_t bytes = 0;
     int i;
 
-    p->pending = apr_pcalloc(pool, p->config.slots);
-    p->found = apr_palloc(pool, p->config.slots * sizeof(*p->found));
-    p->since = apr_palloc(pool, p->config.slots * sizeof(*p->since));
+    p->pending = ue_producer_reserve(refs);
+    p->found = ue_producer_reserve(refs * sizeof(*p->found));
+    p->since = ue_producer_reserve(refs * sizeof(*p->since));
+    if (!p->pending || !p->found || !p->since) {
+        return APR_ENOMEM;
+    }
     for (i = 0; i < count; i++) {
         const ue_sink_vtable_t *vtable = sinks[i]->vtable;
 
@@ -263,14 +284,19 @@ apr_status_t ue_producer_start_sinks(ue_producer_t *p, ue_sink_t *const *sinks,
     p->outlet_count = count;
     for (i = 0; i < count; i++) {
         outlet_t *outlet = &p->outlets[i];
-        ue_sink_owner_t owner = {report, note_connected, outlet};
+        ue_sink_owner_t owner = {report, note_connected, note_stored, outlet};
         apr_status_t rv;
 
         outlet->sink = sinks[i];
         outlet->producer = p;
         outlet->bit = (uint8_t)(1 << i);
-        outlet->next =
-            apr_palloc(pool, p->config.slots * sizeof(*outlet->next));
+        outlet->next = ue_producer_reserve(refs * sizeof(*outlet->next));
+        if (!outlet->next) {
+            return APR_ENOMEM;
+        }
+        if (outlet->sink->vtable->numbered) {
+            p->numbering = outlet;
+        }
         rv = outlet->sink->vtable->start(outlet->sink, &owner);
         if (rv != APR_SUCCESS) {
             return rv;
@@ -308,6 +334,51 @@ void ue_producer_list(ue_producer_t *p, ue_slot_ref_t ref, apr_time_t now)
     }
 }
 
+static void prepend(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
+{
+    outlet->next[ref - 1] = list->first;
+    list->first = ref;
+    if (!list->last) {
+        list->last = ref;
+    }
+    list->count++;
+}
+
+void ue_producer_list_adopted(ue_producer_t *p, ue_slot_ref_t ref, int numbered,
+                              apr_time_t now)
+{
+    uint8_t *pending = &p->pending[ref - 1];
+    int i;
+
+    p->since[ref - 1] = as_ms(now);
+    *pending = numbered ? UE_PENDING_UNKNOWN : 0;
+    for (i = 0; i < p->outlet_count; i++) {
+        outlet_t *outlet = &p->outlets[i];
+
+        if (outlet != p->numbering && ue_journal_is_in_file(p->journal, ref)) {
+            continue;
+        }
+        if (outlet == p->numbering && numbered) {
+            lane_t *lane =
+                &outlet->lanes[ue_journal_partition(p->journal, ref)];
+
+            prepend(outlet, &lane->waiting, ref);
+            lane->numbered++;
+            outlet->numbered++;
+        }
+        else {
+            append(outlet, list_of(outlet, ref), ref);
+        }
+        outlet->waiting++;
+        *pending |= outlet->bit;
+    }
+    /* Its child was killed between the last report and the end of its slot. */
+    if (!(*pending & OUTLET_BITS)
+        && ue_journal_settle(p->journal, ref, 1u << UE_SLOT_LISTED)) {
+        count_settled(p, ref, *pending);
+    }
+}
+
 /** Bring together what waits in the lanes, as if they were not known. */
 static void gather(outlet_t *outlet)
 {
@@ -321,9 +392,11 @@ static void gather(outlet_t *outlet)
     outlet->turn = 0;
 }
 
-/** Deal out anew what waits, under a new stream. Nothing is under way. */
+/** Deal out anew what waits, numbered anew. Nothing is under way. */
 static void deal(outlet_t *outlet, uint32_t lanes)
 {
+    ue_producer_t *p = outlet->producer;
+    int numbered = outlet->sink->vtable->numbered;
     lane_t *room;
     list_t all;
 
@@ -332,8 +405,11 @@ static void deal(outlet_t *outlet, uint32_t lanes)
     if (room) {
         outlet->lanes = room;
     }
-    if (!room
-        || ue_random(&outlet->stream, sizeof(outlet->stream)) != APR_SUCCESS) {
+    for (ue_slot_ref_t ref = numbered ? outlet->unsorted.first : 0; ref;
+         ref = outlet->next[ref - 1]) {
+        ue_journal_forget(p->journal, ref);
+    }
+    if (!room || (numbered && !ue_producer_renew_stream(p, lanes))) {
         return; /* asked again at the next tick */
     }
     memset(room, 0, lanes * sizeof(*room));
@@ -343,9 +419,6 @@ static void deal(outlet_t *outlet, uint32_t lanes)
     while (all.count) {
         ue_slot_ref_t ref = shift(outlet, &all);
 
-        if (outlet->sink->vtable->numbered) {
-            ue_journal_forget(outlet->producer->journal, ref);
-        }
         append(outlet, list_of(outlet, ref), ref);
     }
 }
@@ -369,6 +442,9 @@ static feed_t follow_lanes(outlet_t *outlet)
     if (lanes == 0 || lanes == outlet->lane_count) {
         return FEED_ALL;
     }
+    if (lanes > UE_LANES_MAX && outlet->sink->vtable->numbered) {
+        return FEED_NOTHING; /* the sink has said so */
+    }
     if (outlet->under_way || (outlet->numbered && lanes > outlet->lane_count)) {
         return lanes > outlet->lane_count ? FEED_NUMBERED : FEED_NOTHING;
     }
@@ -377,6 +453,27 @@ static feed_t follow_lanes(outlet_t *outlet)
 }
 
 /* ---- feeding ---- */
+
+/** Give an event its number, unless it has one. It is in the slot before it
+ * counts as given: what is counted was in a slot. */
+static void number(ue_producer_t *p, const outlet_t *outlet, const lane_t *lane,
+                   ue_sink_record_t *record)
+{
+    stream_t *stream = ue_producer_stream_of(p, record->ref);
+    uint32_t n = (uint32_t)(lane - outlet->lanes);
+    _Atomic uint64_t *sent = &stream->file.account->lane[n].sent;
+    uint64_t last = atomic_load_explicit(sent, memory_order_relaxed);
+
+    record->stream = &stream->file.id;
+    record->number = ue_journal_number(p->journal, record->ref);
+    if (record->number) {
+        ue_journal_send(p->journal, record->ref, n, record->number);
+        return;
+    }
+    record->number = last + 1;
+    ue_journal_send(p->journal, record->ref, n, record->number);
+    atomic_store_explicit(sent, last + 1, memory_order_release);
+}
 
 /**
  * Take the next batch off its lane and encode it.
@@ -402,14 +499,10 @@ static uint32_t encode(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
         record->organization = to + UE_EVENT_ORGANIZATION;
         record->json = to;
         record->len = ue_event_json(&event, to);
+        record->stream = NULL;
         record->number = 0;
         if (vtable->numbered) {
-            record->number = ue_journal_number(p->journal, ref);
-            if (!record->number) {
-                record->number = ++lane->number;
-            }
-            ue_journal_send(p->journal, ref, (uint32_t)(lane - outlet->lanes),
-                            record->number);
+            number(p, outlet, lane, record);
         }
         to += record->len;
         *to++ = '\n';
@@ -445,8 +538,7 @@ static int hand_over(ue_producer_t *p, outlet_t *outlet, lane_t *lane,
     const ue_sink_vtable_t *vtable = outlet->sink->vtable;
     uint32_t n = encode(p, outlet, lane, most);
     uint32_t again = n < lane->numbered ? n : lane->numbered;
-    ue_sink_batch_t batch = {(uint32_t)(lane - outlet->lanes), &outlet->stream,
-                             p->records, n};
+    ue_sink_batch_t batch = {(uint32_t)(lane - outlet->lanes), p->records, n};
     size_t taken = 0;
     apr_status_t rv;
 

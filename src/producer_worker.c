@@ -104,7 +104,7 @@ static int32_t walk(ue_producer_t *p, unsigned states, apr_time_t now)
     uint32_t i;
     ue_slot_ref_t ref;
 
-    for (ref = 1; ref <= p->config.slots; ref++) {
+    for (ref = 1; ref <= ue_journal_slots(p->journal); ref++) {
         if (ue_journal_list(p->journal, ref, states)) {
             p->found[count++] = ref;
         }
@@ -149,14 +149,36 @@ static void speak_up(ue_producer_t *p, apr_time_t now)
     }
 }
 
+/** The child's other producers add theirs to the same gauges. */
+static void show_journal(ue_producer_t *p)
+{
+    uint32_t slots = ue_journal_slots(p->journal);
+    uint32_t free_slots = ue_journal_free(p->journal);
+
+    if (slots != p->shown_slots || free_slots != p->shown_free) {
+        ue_metrics_add(p->seat, UE_M_JOURNAL_SLOTS,
+                       (uint64_t)((int64_t)slots - p->shown_slots));
+        ue_metrics_add(p->seat, UE_M_JOURNAL_FREE,
+                       (uint64_t)((int64_t)free_slots - p->shown_free));
+        p->shown_slots = slots;
+        p->shown_free = free_slots;
+    }
+    if (p->spool && ue_producer_wants_more(p)) {
+        sem_post(&p->spool_wake);
+    }
+}
+
 /** Record what was admitted and never logged. */
 static void interrupt_open(ue_producer_t *p, apr_time_t now)
 {
     ue_slot_ref_t ref;
 
-    for (ref = 1; ref <= p->config.slots; ref++) {
+    for (ref = 1; ref <= ue_journal_slots(p->journal); ref++) {
         if (ue_journal_interrupt(p->journal, ref)) {
+            ue_account_t *own = atomic_load(&p->own)->file.account;
+
             ue_metrics_add(p->seat, UE_M_EVENTS_INTERRUPTED, 1);
+            atomic_fetch_add(&own->interrupted, 1);
             atomic_fetch_add(&p->recorded, 1);
             ue_producer_list(p, ref, now);
             p->pending[ref - 1] |= UE_PENDING_INTERRUPTED;
@@ -188,8 +210,10 @@ void ue_producer_drain(ue_producer_t *p)
         }
         apr_sleep(p->tick);
         walk(p, complete, now);
+        ue_producer_tend_streams(p, now);
         now = ue_monotonic();
     }
+    ue_producer_close_streams(p);
     ue_producer_flush_sinks(p, deadline);
 }
 
@@ -247,7 +271,7 @@ uint64_t ue_producer_write_off(ue_producer_t *p, uint64_t *unknown)
     int names = 0;
 
     *unknown = 0;
-    for (ref = 1; ref <= p->config.slots; ref++) {
+    for (ref = 1; ref <= ue_journal_slots(p->journal); ref++) {
         ue_slot_state_t state = ue_journal_state(p->journal, ref);
         const ue_uuid_t *id = ue_journal_organization(p->journal, ref);
 
@@ -258,6 +282,8 @@ uint64_t ue_producer_write_off(ue_producer_t *p, uint64_t *unknown)
             continue;
         }
         ue_metrics_lose(p->metrics, p->seat, id, cause_of(state), 1);
+        ue_producer_count_dropped(p, id, ue_journal_began(p->journal, ref),
+                                  cause_of(state));
         name_loss(named, &names, id);
         lost++;
         *unknown += state == UE_SLOT_SENT;
@@ -283,8 +309,10 @@ void *ue_producer_work(void *producer)
         if (is_last_call(p, now)) {
             interrupt_open(p, now);
         }
+        ue_producer_tend_streams(p, now);
         ue_producer_feed(p, now);
         speak_up(p, now);
+        show_journal(p);
         rest(p, now, &busy);
         now = ue_monotonic();
     }

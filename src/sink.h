@@ -23,6 +23,7 @@
 #include <apr_time.h>
 
 #include "journal.h"
+#include "ledger.h"
 
 /** What became of a record. */
 typedef enum {
@@ -34,24 +35,19 @@ typedef enum {
     UE_TOO_LARGE  /**< not stored, its batch was: offer it in smaller ones */
 } ue_outcome_t;
 
-/** Tells events of one sink apart: a child's life on one topic. */
-typedef struct {
-    uint8_t b[16];
-} ue_stream_t;
-
 /** One event on its way out. The bytes are valid during submit() only. */
 typedef struct {
     ue_slot_ref_t ref;
-    const char *organization; /**< UE_UUID_LEN characters */
-    const char *json;         /**< one object, followed by a line feed */
-    size_t len;               /**< bytes, without the line feed */
+    const char *organization;  /**< UE_UUID_LEN characters */
+    const char *json;          /**< one object, followed by a line feed */
+    size_t len;                /**< bytes, without the line feed */
+    const ue_stream_t *stream; /**< NULL without numbers */
     uint64_t number; /**< in stream and lane, from 1; 0 without numbers */
 } ue_sink_record_t;
 
 /** The records' JSON lies in one piece, in their order. */
 typedef struct {
     uint32_t lane;
-    const ue_stream_t *stream;
     const ue_sink_record_t *records;
     size_t count;
 } ue_sink_batch_t;
@@ -68,6 +64,9 @@ typedef struct {
     /** Is what the sink writes to within reach? Told when it changes, by sinks
      * that write to a server. @locality worker */
     void (*connected)(void *baton, int connected);
+
+    /** What became of a record of the ledger. @locality worker */
+    void (*noted)(void *baton, uint32_t cookie, int stored);
     void *baton;
 } ue_sink_owner_t;
 
@@ -114,6 +113,16 @@ typedef struct {
      * @locality  worker
      */
     void (*poll)(ue_sink_t *sink, apr_time_t now);
+
+    /**
+     * Write a record to the ledger beside the events; NULL where the sink has
+     * none. What became of it is told by the owner's noted(), once, with the
+     * cookie. Key and value are copied.
+     * @return   APR_EAGAIN if it can't be taken now
+     * @locality worker
+     */
+    apr_status_t (*note)(ue_sink_t *sink, const char *key, size_t key_len,
+                         const char *value, size_t value_len, uint32_t cookie);
 
     /**
      * The end: bring to rest all that was taken, or report what is known of it.

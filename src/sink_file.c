@@ -318,8 +318,8 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
 }
 
 static const ue_sink_vtable_t file_vtable = {
-    "file", 0,       BATCH_EVENTS, BATCH_BYTES, 0,         start,
-    lanes,  lane_of, has_room,     submit,      poll_file, flush};
+    "file",  0,        BATCH_EVENTS, BATCH_BYTES, 0,    start, lanes,
+    lane_of, has_room, submit,       poll_file,   NULL, flush};
 
 static apr_status_t close_file(void *data)
 {

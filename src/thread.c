@@ -1,9 +1,11 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 #include "thread.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
 
 apr_status_t ue_thread_start(const char *name, void *(*run)(void *), void *data)
 {
@@ -33,6 +35,11 @@ int ue_sem_wait(sem_t *sem, apr_interval_time_t how_long)
     struct timespec at = {apr_time_sec(until), apr_time_usec(until) * 1000};
 
     return sem_clockwait(sem, CLOCK_MONOTONIC, &at) == 0;
+}
+
+int ue_is_dead(pid_t pid)
+{
+    return pid != getpid() && kill(pid, 0) != 0 && errno == ESRCH;
 }
 
 apr_time_t ue_monotonic(void)

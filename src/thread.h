@@ -11,6 +11,7 @@
  * they are detached, and say by a flag that they are done.
  */
 #include <semaphore.h>
+#include <sys/types.h>
 
 #include <apr_errno.h>
 #include <apr_time.h>
@@ -29,6 +30,9 @@ apr_status_t ue_thread_start(const char *name, void *(*run)(void *),
  * @return         whether it was posted
  */
 int ue_sem_wait(sem_t *sem, apr_interval_time_t how_long);
+
+/** Is there no process of this id any more? Not our own. */
+int ue_is_dead(pid_t pid);
 
 /** Microseconds of a clock that never steps. */
 apr_time_t ue_monotonic(void);

@@ -119,5 +119,6 @@ bench: deps-bench
 	bench/instructions
 	bench/throughput
 	bench/latency
+	bench/spool
 	bench/kafka
 	bench/kafka-latency

@@ -11,7 +11,7 @@
 
 #include <json-c/json.h>
 
-#define COLUMNS_MAX 16
+#define COLUMNS_MAX 24
 
 int ue_ctl_put(const ue_ctl_t *ctl, const char *s, size_t len)
 {
@@ -39,9 +39,9 @@ static const char *cell(struct json_object *row, const char *name)
     return v ? json_object_get_string(v) : "";
 }
 
-/* Text for a terminal: what somebody wrote into a name must not move the
- * cursor. U+0080 to U+009F are control characters too. */
-static const char *harmless(const char *s, apr_pool_t *p)
+/* What somebody wrote into a name must not move the cursor. U+0080 to U+009F
+ * are control characters too. */
+const char *ue_ctl_harmless(const char *s, apr_pool_t *p)
 {
     char *copy = apr_pstrdup(p, s), *c;
 
@@ -105,7 +105,7 @@ static void list_table(struct json_object *rows, const ue_ctl_column_t *columns,
             const char *s =
                 cell(json_object_array_get_idx(rows, r), shown[i]->name);
 
-            put_cell(harmless(s, p), widths[i], i == n - 1);
+            put_cell(ue_ctl_harmless(s, p), widths[i], i == n - 1);
         }
     }
 }

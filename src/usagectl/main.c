@@ -60,6 +60,7 @@ static const struct {
                               "secrets"},
     [UE_OPT_FORMAT] = {"format", "table|json|csv",
                        "how to write the list (default: table)"},
+    [UE_OPT_ALL] = {"all", NULL, "those too that were delivered"},
 };
 
 static const struct {
@@ -113,6 +114,18 @@ static const struct {
      "A file of --options has lines NAME=VALUE or UsageKafkaOption NAME "
      "VALUE,\n"
      "and comments, which begin with #. So httpd can include the same file."},
+    {"spool", "ls", "DIR", OPERAND, BIT(UE_OPT_FORMAT), ue_ctl_spool_ls,
+     "List the streams of a spool (UsageSpool): what each has delivered, what\n"
+     "waits, what it lost, and who holds it. Numbers are worked out from its\n"
+     "slots. Losses are a second table; in JSON they are members. Nothing is\n"
+     "written, and httpd may run."},
+    {"spool", "dump", "DIR|FILE", OPERAND, BIT(UE_OPT_ALL), ue_ctl_spool_dump,
+     "Write each slot of a spool that is not free, or of one of its files, as\n"
+     "a line of JSON, with what is proved of its event. Nothing is written,\n"
+     "and httpd may run."},
+    {"spool", "verify", "DIR", OPERAND, 0, ue_ctl_spool_verify,
+     "Judge every file of a spool, and write a line for each fault. The exit\n"
+     "status is 1 if there is one. Nothing is written, and httpd may run."},
 };
 
 #define COMMANDS (sizeof commands / sizeof *commands)
@@ -158,7 +171,7 @@ static void print_usage(FILE *to)
 {
     size_t i;
 
-    fputs("usagectl: organizations, API keys and Kafka topics of "
+    fputs("usagectl: organizations, API keys, Kafka topics and spools of "
           "mod_usage_events\n\n",
           to);
     for (i = 0; i < COMMANDS; i++) {

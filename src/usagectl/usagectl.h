@@ -3,7 +3,8 @@
 #define UE_USAGECTL_H
 
 /**
- * usagectl: what an administrator does with organizations, keys and topics.
+ * usagectl: what an administrator does with organizations, keys, topics and
+ * spools.
  *
  * What was asked for goes to standard output, everything else to standard
  * error. A command is a row of a table in main.c: its words, the options that
@@ -43,6 +44,7 @@ typedef enum {
     UE_OPT_KAFKA_OPTION,
     UE_OPT_KAFKA_OPTIONS,
     UE_OPT_FORMAT,
+    UE_OPT_ALL,
     UE_OPTS
 } ue_ctl_option_t;
 
@@ -121,6 +123,9 @@ typedef struct {
 int ue_ctl_list(const ue_ctl_t *ctl, struct json_object *rows,
                 const ue_ctl_column_t *columns);
 
+/** Text for a terminal: control characters become question marks. */
+const char *ue_ctl_harmless(const char *s, apr_pool_t *p);
+
 /** Write all of it to standard output, now. */
 int ue_ctl_put(const ue_ctl_t *ctl, const char *s, size_t len);
 
@@ -133,5 +138,8 @@ int ue_ctl_key_check(ue_ctl_t *ctl);
 int ue_ctl_org_create(ue_ctl_t *ctl);
 int ue_ctl_org_list(ue_ctl_t *ctl);
 int ue_ctl_init_kafka(ue_ctl_t *ctl);
+int ue_ctl_spool_ls(ue_ctl_t *ctl);
+int ue_ctl_spool_dump(ue_ctl_t *ctl);
+int ue_ctl_spool_verify(ue_ctl_t *ctl);
 
 #endif /* UE_USAGECTL_H */

@@ -7,7 +7,8 @@ TABLE = "src/metrics.c"
 OTHERS = ("src/metrics.h", "src/status.c")
 PAGE = "docs/metrics.md"
 TYPES = {"UE_COUNTER": "counter", "UE_GAUGE": "gauge",
-         "UE_GAUGE_MAX": "gauge"}
+         "UE_GAUGE_MAX": "gauge",
+         "UE_GAUGE_HIGHEST": "gauge"}
 
 
 def defines(code):

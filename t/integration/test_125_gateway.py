@@ -370,6 +370,7 @@ def test_every_directive_of_the_example_can_be_used():
     text = (REPO / "conf/usage_events.conf").read_text()
     text = re.sub(r"(?m)^( *)#(?=\S|    )", r"\1", text)
     text = text.replace("/etc/apache2/usage-keys.json", str(home / "keys"))
+    text = text.replace("/var/spool/apache2/usage", str(home))
     shown = set(re.findall(r"(?m)^ *(Usage\w+) ", text))
     page = (REPO / "docs/directives.md").read_text()
     assert shown == set(re.findall(r"(?m)^## (Usage\w+)$", page))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import processes
+from spool_helpers import make_spool
 from trap_helpers import TrapHttp, is_problem
 
 PAGE = processes.REPO / "docs" / "directives.md"
@@ -64,6 +65,12 @@ WRONG = {
     "UsageEventFile": (
         ['""', '"|cat"', "/", "{dir}", "/no/such/directory/x", "/dev/null",
          "{dir}/keys.json/x"], "usage-events.jsonl"),
+    "UsageSpool": (
+        ['""', "/no/such/directory", "{dir}/keys.json", "{dir} 1g",
+         "{dir} max=0", "{dir} max=1", "{dir} max=1k", "{dir} max=1t",
+         "{dir} max=1023k", "{dir} max=201g", "{dir} max=-1g", "{dir} max=",
+         "{dir} max=1.5g", "{dir} max=1gb", "{dir} max=1G", "{dir} max=1g x",
+         f"{{dir}} max={BIG}g"], "max=1g"),
     "UsageOverflow": (['""', "On", "block", "dropp", "drop,refuse"], "refuse"),
     **{flag: (['""', "yes", "1", "true", "Onn", "trust"], "On or Off")
        for flag in FLAGS},
@@ -88,6 +95,8 @@ RIGHT = {
     "UsageKafkaFlushInterval": ["1ms", "500ms", "1s", "60s", "1min"],
     "UsageKafkaDrainTimeout": ["0ms", "0s", "4s", "60s", "1min", "250ms"],
     "UsageEventFile": ["{dir}/x.jsonl", "x.jsonl"],
+    "UsageSpool": ["{dir}/spool", "{dir}/spool max=1m",
+                   "{dir}/spool max=200g", "spool max=10g"],
     "UsageOverflow": ["drop", "refuse", "DROP"],
     **{flag: ["On", "Off", "on", "OFF"] for flag in FLAGS},
     "UsageKafka": ["Off", "OFF", "On\nUsageKafkaBrokers localhost",
@@ -98,6 +107,7 @@ RIGHT = {
 @pytest.fixture
 def gw(gateway):
     gw = gateway(backend=None, usage={"UsageExempt": None})
+    make_spool(gw)
 
     def refused(lines):
         gw.server_conf = lines
@@ -319,6 +329,7 @@ def test_examples_of_the_documentation_pass(gw):
         name = title.split()[0]
         text = example.replace("/var/log/apache2", str(gw.dir)) \
             .replace("file:/etc/apache2", f"file:{gw.dir}") \
+            .replace("/var/spool/apache2/usage", str(gw.dir / "spool")) \
             .replace("*:443", f"*:{gw.port}")
         if "Require local" in text:
             gw.modules = ("authz_host",)

@@ -407,7 +407,7 @@ static inline void open_feeder(feeder_t *f, ue_kafka_t *kafka,
 
 static inline void start_feeder(feeder_t *f)
 {
-    ue_sink_owner_t owner = {on_report, on_connected, f};
+    ue_sink_owner_t owner = {on_report, on_connected, NULL, f};
 
     assert_int_equal(f->sink->vtable->start(f->sink, &owner), APR_SUCCESS);
 }
@@ -428,7 +428,7 @@ static inline void offer(feeder_t *f, uint32_t lane)
 {
     ue_sink_record_t records[128];
     char keys[128][UE_UUID_LEN], *text = malloc(128 * EVENT_MAX), *to = text;
-    ue_sink_batch_t batch = {lane, &f->stream, records, 0};
+    ue_sink_batch_t batch = {lane, records, 0};
     size_t taken = 99;
 
     for (uint32_t i = 0; i < f->count && batch.count < f->most; i++) {
@@ -440,8 +440,9 @@ static inline void offer(feeder_t *f, uint32_t lane)
         }
         len = write_event(to, f, i);
         ue_uuid_write(&event->organization, keys[batch.count]);
-        records[batch.count] = (ue_sink_record_t){
-            i + 1, keys[batch.count], to, (size_t)len - 1, event->number};
+        records[batch.count] = (ue_sink_record_t){i + 1,      keys[batch.count],
+                                                  to,         (size_t)len - 1,
+                                                  &f->stream, event->number};
         batch.count++;
         to += len;
     }

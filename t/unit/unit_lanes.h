@@ -255,6 +255,11 @@ static inline void check_record(lane_sink_t *s, const ue_sink_batch_t *batch,
     unsigned *last;
     ue_uuid_t id;
 
+    if (s->vtable.numbered
+            ? memcmp(&s->stream, record->stream, sizeof(s->stream)) != 0
+            : record->stream != NULL) {
+        BLAME(s, "event %u is of another stream than its batch", event);
+    }
     if (ue_uuid_parse(&id, record->organization, UE_UUID_LEN) != APR_SUCCESS
         || id.b[15] % s->stream_lanes != batch->lane) {
         BLAME(s, "event %u is in lane %u", event, batch->lane);
@@ -287,13 +292,15 @@ static inline void check_record(lane_sink_t *s, const ue_sink_batch_t *batch,
 
 static inline void check_batch(lane_sink_t *s, const ue_sink_batch_t *batch)
 {
+    static const ue_stream_t none; /* without numbers there is no stream */
+    const ue_stream_t *stream =
+        s->vtable.numbered ? batch->records[0].stream : &none;
     uint64_t *lowest = &s->lowest[batch->lane];
     size_t bytes = 0;
     uint64_t next;
 
-    if (!s->streams
-        || memcmp(&s->stream, batch->stream, sizeof(s->stream)) != 0) {
-        begin_stream(s, batch->stream);
+    if (!s->streams || memcmp(&s->stream, stream, sizeof(s->stream)) != 0) {
+        begin_stream(s, stream);
     }
     if (batch->lane >= s->lanes && s->lanes) {
         BLAME(s, "lane %u of %u", batch->lane, s->lanes);
@@ -510,6 +517,7 @@ static inline void make_direct(const ue_producer_config_t *config, int sinks)
         APR_SUCCESS);
     assert_int_equal(ue_producer_start_sinks(direct, list, sinks, fix.pool),
                      APR_SUCCESS);
+    assert_int_equal(ue_producer_open_stream(direct), APR_SUCCESS);
 }
 
 static inline void make_threaded(const ue_producer_config_t *config, int sinks)

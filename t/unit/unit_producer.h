@@ -236,7 +236,7 @@ static inline apr_status_t fake_flush(ue_sink_t *sink, apr_time_t deadline)
 static const ue_sink_vtable_t fake_vtable = {
     "fake",     0,          10000,        512 * 1024,    0,
     fake_start, fake_lanes, fake_lane_of, fake_has_room, fake_submit,
-    fake_poll,  fake_flush};
+    fake_poll,  NULL,       fake_flush};
 
 /* ---- the log ---- */
 

@@ -170,7 +170,7 @@ static inline void make_batch(batch_t *batch, size_t count, int who,
                           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
 
         batch->records[i] = (ue_sink_record_t){
-            (ue_slot_ref_t)(n + 1), organization, to, (size_t)len - 1, 0};
+            (ue_slot_ref_t)(n + 1), organization, to, (size_t)len - 1, NULL, 0};
         to += len;
     }
 }
@@ -185,7 +185,7 @@ static inline size_t batch_bytes(const batch_t *batch)
 static inline apr_status_t submit(ue_sink_t *sink, const batch_t *batch,
                                   size_t *taken)
 {
-    ue_sink_batch_t offer = {0, NULL, batch->records, batch->count};
+    ue_sink_batch_t offer = {0, batch->records, batch->count};
 
     *taken = 99;
     return sink->vtable->submit(sink, &offer, taken);
