@@ -278,7 +278,9 @@ ue_region_t *ue_journal_region(const ue_journal_t *journal, ue_slot_ref_t ref)
     }
     if (!j->last || ref < j->last->first
         || ref >= j->last->first + j->last->slots) {
+        pthread_mutex_lock(&j->mutex);
         j->last = region_between(j, ref, 1);
+        pthread_mutex_unlock(&j->mutex);
     }
     return j->last;
 }
@@ -288,22 +290,45 @@ ue_slot_t *ue_journal_slot(const ue_journal_t *j, ue_slot_ref_t ref)
     return slot_at(j, ref);
 }
 
-ue_slot_ref_t ue_journal_resolve(const ue_journal_t *j, const ue_region_t *from,
-                                 ue_slot_ref_t link)
+ue_slot_ref_t ue_journal_resolve(const ue_journal_t *journal,
+                                 const ue_region_t *from, ue_slot_ref_t link)
 {
+    ue_journal_t *j = (ue_journal_t *)(uintptr_t)journal;
+    ue_slot_ref_t found = 0;
     int n = atomic_load(&j->region_count);
     int i;
 
-    for (i = 0; i < n; i++) {
+    /* The other thread may be giving one free. */
+    pthread_mutex_lock(&j->mutex);
+    for (i = 0; i < n && !found; i++) {
         const ue_region_t *region = region_at(j, i);
 
         if (region && link >= region->maker_first
             && link - region->maker_first < region->slots
             && memcmp(region->maker, from->maker, sizeof(from->maker)) == 0) {
-            return region->first + (link - region->maker_first);
+            found = region->first + (link - region->maker_first);
         }
     }
-    return 0;
+    pthread_mutex_unlock(&j->mutex);
+    return found;
+}
+
+/** Where a region lies. @return 0: there is none at this place */
+static size_t bytes_of_region(const ue_journal_t *journal, int i,
+                              ue_slot_ref_t *first)
+{
+    ue_journal_t *j = (ue_journal_t *)(uintptr_t)journal;
+    const ue_region_t *region;
+    size_t bytes = 0;
+
+    pthread_mutex_lock(&j->mutex);
+    region = region_at(j, i);
+    if (region) {
+        *first = region->first;
+        bytes = (size_t)region->slots * sizeof(ue_slot_t);
+    }
+    pthread_mutex_unlock(&j->mutex);
+    return bytes;
 }
 
 apr_status_t ue_journal_sync(const ue_journal_t *j)
@@ -317,12 +342,11 @@ apr_status_t ue_journal_sync(const ue_journal_t *j)
         rv = errno;
     }
     for (i = 0; i < n; i++) {
-        const ue_region_t *region = region_at(j, i);
+        ue_slot_ref_t first = 0;
+        size_t bytes = bytes_of_region(j, i, &first);
 
-        if (region
-            && msync(slot_at(j, region->first),
-                     (size_t)region->slots * sizeof(ue_slot_t), MS_SYNC)
-                   != 0) {
+        /* Given free meanwhile, there is nothing to be synced. */
+        if (bytes && msync(slot_at(j, first), bytes, MS_SYNC) != 0) {
             rv = errno;
         }
     }
@@ -360,8 +384,11 @@ static void unchain(ue_journal_t *j, ue_slot_ref_t ref)
         ue_further_t *further = &slot_at(j, ref)->further;
         ue_slot_ref_t next = behind(j, ref, further->next);
 
-        atomic_store_explicit(&further->state, UE_SLOT_FREE,
-                              memory_order_relaxed);
+        if (atomic_exchange_explicit(&further->state, UE_SLOT_FREE,
+                                     memory_order_relaxed)
+            != UE_SLOT_FURTHER) {
+            break; /* an adopted one, whose links nobody can trust */
+        }
         give_back(j, ref);
         ref = next;
     }
@@ -414,29 +441,41 @@ static size_t clean_text(char *text, const ue_admission_t *a, uint8_t code,
                            a->endpoint_len);
 }
 
+static int change(ue_first_t *slot, ue_slot_state_t from, ue_slot_state_t to)
+{
+    uint8_t state = (uint8_t)from;
+
+    return atomic_compare_exchange_strong_explicit(
+        &slot->state, &state, (uint8_t)to, memory_order_acq_rel,
+        memory_order_relaxed);
+}
+
+static void stamp(const ue_journal_t *j, ue_first_t *slot, apr_time_t when)
+{
+    atomic_store_explicit(&slot->timestamp, when, memory_order_relaxed);
+    if (j->checked) {
+        ue_slot_check_admission(slot, j->id.salt);
+    }
+}
+
 static void write_admission(const ue_journal_t *j, ue_first_t *slot,
                             const ue_admission_t *a)
 {
     apr_time_t floor = atomic_load(&j->floor);
+    apr_time_t when = a->timestamp > floor ? a->timestamp : floor;
 
     slot->request_id = a->request_id;
     slot->organization_id = a->organization_id;
     slot->api_key_id = a->api_key_id;
-    atomic_store_explicit(&slot->timestamp,
-                          a->timestamp > floor ? a->timestamp : floor,
-                          memory_order_relaxed);
     slot->number = 0;
     slot->generation++;
-    if (j->checked) {
-        ue_slot_check_admission(slot, j->id.salt);
-    }
+    stamp(j, slot, when);
     atomic_store(&slot->state, UE_SLOT_ADMITTED);
     floor = atomic_load(&j->floor);
-    if (atomic_load_explicit(&slot->timestamp, memory_order_relaxed) < floor) {
-        atomic_store_explicit(&slot->timestamp, floor, memory_order_relaxed);
-        if (j->checked) {
-            ue_slot_check_admission(slot, j->id.salt);
-        }
+    /* Raised just now; nobody may seal the slot meanwhile. */
+    if (when < floor && change(slot, UE_SLOT_ADMITTED, UE_SLOT_COMPLETING)) {
+        stamp(j, slot, floor);
+        change(slot, UE_SLOT_COMPLETING, UE_SLOT_ADMITTED);
     }
 }
 
@@ -488,15 +527,6 @@ void ue_journal_raise_floor(ue_journal_t *j, apr_time_t floor)
 }
 
 /* ---- from state to state ---- */
-
-static int change(ue_first_t *slot, ue_slot_state_t from, ue_slot_state_t to)
-{
-    uint8_t state = (uint8_t)from;
-
-    return atomic_compare_exchange_strong_explicit(
-        &slot->state, &state, (uint8_t)to, memory_order_acq_rel,
-        memory_order_relaxed);
-}
 
 apr_status_t ue_journal_complete(ue_journal_t *j, ue_slot_ref_t ref,
                                  const ue_completion_t *c)
@@ -593,13 +623,14 @@ int ue_journal_settle(ue_journal_t *j, ue_slot_ref_t ref, unsigned from)
 {
     ue_first_t *slot = &slot_at(j, ref)->first;
 
-    if (!change_any(slot, from, UE_SLOT_FREE)) {
-        return 0;
-    }
+    return change_any(slot, from, UE_SLOT_FREE);
+}
+
+void ue_journal_retire(ue_journal_t *j, ue_slot_ref_t ref)
+{
     if (j->checked) {
-        ue_slot_check_delivery(slot, UE_PHASE_DELIVERED);
+        ue_slot_check_delivery(&slot_at(j, ref)->first, UE_PHASE_DELIVERED);
     }
-    return 1;
 }
 
 int ue_journal_interrupt(ue_journal_t *j, ue_slot_ref_t ref)

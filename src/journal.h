@@ -204,12 +204,17 @@ int ue_journal_interrupt(ue_journal_t *journal, ue_slot_ref_t ref);
 /**
  * Take a slot out of the account: one of the states in from becomes FREE. Of
  * those who want to count it, as delivered or as lost, one gets it, and then
- * releases it.
+ * retires and releases it.
  * @param from bits 1 << ue_slot_state_t
  * @return     whether it was in one of them
  * @locality   any thread
  */
 int ue_journal_settle(ue_journal_t *journal, ue_slot_ref_t ref, unsigned from);
+
+/** Leave the proof that a settled slot's event needs no more care: of a loss,
+ * once it is counted, or nobody would ever count it. @locality who settled it
+ */
+void ue_journal_retire(ue_journal_t *journal, ue_slot_ref_t ref);
 
 /**
  * View a slot's event. Texts point into the slot, or into buf where they lie

@@ -17,6 +17,7 @@
 
 #define SECONDS_PER_HOUR 3600
 #define PROBES 64
+#define LAST_HOUR 70389527 /* of the year 9999 */
 
 static_assert(sizeof(ue_loss_row_t) == 64, "a row of losses");
 static_assert(offsetof(ue_account_t, lane) == 3 * 4096,
@@ -44,13 +45,29 @@ void ue_ledger_identify(ue_account_t *account, const ue_identity_t *identity)
     account->again = account->identity;
 }
 
+static int is_ended(const char *s, size_t room)
+{
+    return memchr(s, '\0', room) != NULL;
+}
+
+/** A check says that nothing has changed since, not who wrote it. */
+static int is_sane(const ue_identity_t *identity)
+{
+    const ue_target_t *target = &identity->target;
+
+    return is_ended(identity->host, sizeof(identity->host))
+           && is_ended(target->topic, sizeof(target->topic))
+           && is_ended(target->brokers, sizeof(target->brokers))
+           && is_ended(target->event_file, sizeof(target->event_file));
+}
+
 static int is_good(const ue_identity_t *identity)
 {
     return memcmp(identity->magic, UE_STREAM_MAGIC, sizeof(identity->magic))
                == 0
            && identity->version == UE_STREAM_VERSION
            && identity->size == sizeof(ue_account_t)
-           && identity->check == check_of(identity);
+           && identity->check == check_of(identity) && is_sane(identity);
 }
 
 const ue_identity_t *ue_ledger_identity(const ue_account_t *account)
@@ -239,7 +256,8 @@ static ue_loss_row_t *nameless_row(ue_account_t *account, const loss_t *of)
 void ue_ledger_lose(ue_account_t *account, const ue_uuid_t *id, apr_time_t when,
                     ue_loss_t cause, uint32_t lane, uint64_t number)
 {
-    const loss_t loss = {*id, (uint32_t)(apr_time_sec(when) / SECONDS_PER_HOUR),
+    apr_time_t hour = when < 0 ? 0 : apr_time_sec(when) / SECONDS_PER_HOUR;
+    const loss_t loss = {*id, hour < LAST_HOUR ? (uint32_t)hour : LAST_HOUR,
                          cause, lane, number};
     ue_loss_row_t *row = row_for(account, &loss);
 
@@ -277,6 +295,34 @@ uint64_t ue_ledger_lost_of(const ue_account_t *account, uint32_t lane)
     return GET(account->lane[lane].lost);
 }
 
+/** A child that is killed while it counts a loss leaves sums that lag behind
+ * its row; a power cut, rows that are newer than the sums. */
+static void mend_losses(ue_account_t *account)
+{
+    uint64_t all = 0;
+    uint32_t i;
+
+    for (i = 0; i < UE_LOSS_ROWS; i++) {
+        ue_loss_row_t *row = &account->losses[i];
+
+        if (GET(row->state) != ROW_GOOD) {
+            continue;
+        }
+        if (row->lane < UE_LANES_MAX && GET(row->last) >= row->first) {
+            uint64_t most = GET(row->last) - row->first + 1;
+
+            if (GET(row->count) < most) {
+                ADD(account->lane[row->lane].lost, most - GET(row->count));
+                SET(row->count, most);
+            }
+        }
+        all += GET(row->count);
+    }
+    if (GET(account->lost) < all) {
+        SET(account->lost, all);
+    }
+}
+
 void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
                          const uint64_t *open, uint64_t waiting)
 {
@@ -284,6 +330,7 @@ void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
     uint32_t numbered = 0;
     uint32_t i;
 
+    mend_losses(account);
     for (i = 0; i < UE_LANES_MAX; i++) {
         ue_lane_count_t *lane = &account->lane[i];
         uint64_t gone;
@@ -295,6 +342,9 @@ void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
             continue;
         }
         numbered = 1;
+        if (i >= GET(account->lanes)) {
+            SET(account->lanes, i + 1);
+        }
         gone = open[i] + ue_ledger_lost_of(account, i);
         SET(lane->delivered,
             GET(lane->sent) > gone ? GET(lane->sent) - gone : 0);
@@ -305,6 +355,20 @@ void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
     }
     SET(account->admitted,
         GET(account->delivered) + GET(account->lost) + waiting);
+}
+
+int ue_ledger_has_gaps(const ue_account_t *account)
+{
+    uint32_t i;
+
+    for (i = 0; i < GET(account->lanes) && i < UE_LANES_MAX; i++) {
+        const ue_lane_count_t *lane = &account->lane[i];
+
+        if (GET(lane->sent) > GET(lane->delivered) + GET(lane->lost)) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 /* ---- JSON ---- */
@@ -352,7 +416,10 @@ static text_t new_text(void)
 
 static const char *quoted(const char *s, char *to)
 {
-    *ue_json_string(to, s, strlen(s)) = '\0';
+    char clean[256];
+    size_t len = ue_utf8_clean(clean, sizeof(clean), s, strlen(s));
+
+    *ue_json_string(to, clean, len) = '\0';
     return to;
 }
 
@@ -526,12 +593,12 @@ static void write_loss(const ue_account_t *account, const ue_identity_t *id,
     char organization[UE_UUID_LEN + 1];
     char hour[32];
     const char *cause = ue_loss_name((ue_loss_t)first->cause);
+    uint32_t at = first->hour < LAST_HOUR ? first->hour : LAST_HOUR;
     text_t t = new_text();
 
     ue_stream_format(&id->stream, name);
     ue_uuid_format(&first->organization_id, organization);
-    time_text(apr_time_from_sec((apr_time_t)first->hour * SECONDS_PER_HOUR),
-              hour);
+    time_text(apr_time_from_sec((apr_time_t)at * SECONDS_PER_HOUR), hour);
     memcpy(hour + 19, "Z", 2); /* whole seconds */
     snprintf(record->key, sizeof(record->key), "%s/%s/%s/%s", name, hour,
              organization, cause);

@@ -122,7 +122,9 @@ typedef struct {
     _Atomic uint64_t delivered;
     _Atomic uint64_t interrupted;
     _Atomic uint64_t lost; /**< the sum of all rows, whether they had room */
-    char pad_numbers[4096 - 72];
+    ue_stream_t counted;   /**< another run of httpd, in whose counters what
+                              waited when it took over is admitted */
+    char pad_numbers[4096 - 88];
     ue_lane_count_t lane[UE_LANES_MAX];
     ue_loss_row_t losses[UE_LOSS_ROWS];
 } ue_account_t;
@@ -179,6 +181,9 @@ uint64_t ue_ledger_lost_of(const ue_account_t *account, uint32_t lane);
  */
 void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
                          const uint64_t *open, uint64_t waiting);
+
+/** Were numbers given of which nobody knows what became? */
+int ue_ledger_has_gaps(const ue_account_t *account);
 
 /**
  * The stream's record as JSON (docs/formats.md).

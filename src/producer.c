@@ -18,10 +18,21 @@ void ue_producer_wake(ue_producer_t *p)
     }
 }
 
-/** How many slots a spool may ever have room for. */
-static uint32_t most_slots(const ue_producer_config_t *config)
+/** How many slots a spool may ever have room for; and there may be more in it,
+ * from when it had a higher bound. */
+static uint32_t most_slots(const ue_producer_config_t *config, apr_pool_t *pool)
 {
-    apr_off_t most = config->spool_most / UE_SLOT_SIZE + UE_SEGMENT_UNIT;
+    apr_off_t most = 0;
+    apr_array_header_t *there;
+    int i;
+
+    if (ue_spool_list_dir(config->spool, &there, pool) == APR_SUCCESS) {
+        for (i = 0; i < there->nelts; i++) {
+            most += APR_ARRAY_IDX(there, i, ue_spool_entry_t).size;
+        }
+    }
+    most = most > config->spool_most ? most : config->spool_most;
+    most = most / UE_SLOT_SIZE + UE_SEGMENT_UNIT;
 
     return most < UE_JOURNAL_REFS_MAX / 2 ? (uint32_t)most
                                           : UE_JOURNAL_REFS_MAX / 2;
@@ -36,8 +47,8 @@ static apr_status_t make_journal(ue_producer_t *p, apr_pool_t *pool)
     }
     rv = ue_random(&p->id, sizeof(p->id));
     if (rv == APR_SUCCESS) {
-        rv = ue_journal_create_spooled(&p->journal, most_slots(&p->config),
-                                       &p->id, pool);
+        rv = ue_journal_create_spooled(
+            &p->journal, most_slots(&p->config, pool), &p->id, pool);
     }
     return rv == APR_SUCCESS ? ue_producer_open_spool(p, pool) : rv;
 }

@@ -191,7 +191,7 @@ struct ue_producer_t {
     _Atomic int spool_ending;
     adoption_t *_Atomic mail; /* to the worker */
     stream_t *_Atomic fresh;  /* to the worker: a file for the own stream */
-    ue_log_limit_t short_of_room, unreadable, unsynced, strange;
+    ue_log_limit_t short_of_room, unreadable, unsynced, lanes_limit;
 };
 
 #define UE_PENDING_REFUSED 0x80     /* a sink refused it */

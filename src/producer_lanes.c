@@ -17,6 +17,7 @@
 
 #define RETRY_AFTER apr_time_from_msec(250)
 #define RETRY_DOUBLINGS 3 /* up to two seconds */
+#define COMPLAIN_EVERY apr_time_from_sec(30)
 #define OUTLET_BITS ((1 << UE_PRODUCER_SINKS) - 1)
 
 static uint32_t as_ms(apr_time_t monotonic)
@@ -82,7 +83,7 @@ static void insert(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
         return;
     }
     list->count++;
-    if (ue_journal_number(journal, list->first) > number) {
+    if (ue_journal_number(journal, list->first) >= number) {
         outlet->next[ref - 1] = list->first;
         list->first = ref;
         return;
@@ -430,6 +431,19 @@ typedef enum {
     FEED_ALL
 } feed_t;
 
+static void complain_of_lanes(outlet_t *outlet, uint32_t lanes)
+{
+    uint32_t held;
+
+    if (ue_log_limit_pass(&outlet->producer->lanes_limit, ue_monotonic(),
+                          COMPLAIN_EVERY, &held)) {
+        ue_log(UE_LOG_ERR, APR_SUCCESS,
+               "UE0205: producer: the topic has %u partitions, and events are "
+               "numbered for %u at most; they wait",
+               lanes, UE_LANES_MAX);
+    }
+}
+
 /**
  * Follow the number of the sink's lanes. What has a number goes home first, to
  * the lane that it was meant for, unless that may be no more.
@@ -443,7 +457,8 @@ static feed_t follow_lanes(outlet_t *outlet)
         return FEED_ALL;
     }
     if (lanes > UE_LANES_MAX && outlet->sink->vtable->numbered) {
-        return FEED_NOTHING; /* the sink has said so */
+        complain_of_lanes(outlet, lanes);
+        return FEED_NOTHING;
     }
     if (outlet->under_way || (outlet->numbered && lanes > outlet->lane_count)) {
         return lanes > outlet->lane_count ? FEED_NUMBERED : FEED_NOTHING;

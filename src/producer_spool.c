@@ -247,6 +247,9 @@ static void sync_now(ue_producer_t *p, uint64_t *synced)
         return;
     }
     rv = ue_journal_sync(p->journal);
+    if (rv == APR_SUCCESS) {
+        rv = ue_spool_sync_names(p->spool);
+    }
     if (rv == APR_SUCCESS && own->file.fd >= 0
         && msync(own->file.account, sizeof(*own->file.account), MS_SYNC) != 0) {
         rv = errno;
@@ -318,6 +321,8 @@ static void occupy(const judging_t *j, ue_region_t *region, ue_slot_ref_t ref)
             break;
         }
         other->open++;
+        atomic_store(&ue_journal_slot(journal, ref)->further.state,
+                     UE_SLOT_FURTHER);
         link = ue_journal_slot(journal, ref)->further.next;
     }
 }
@@ -379,13 +384,10 @@ static int collect(judging_t *j, ue_slot_ref_t ref, int has_number)
     return 1;
 }
 
-/** The number that an event was sent under, 0: none that counts. */
-static uint64_t number_of(const judging_t *j, const ue_first_t *slot,
-                          ue_slot_proof_t proof)
+/** The number that an event was sent under, 0: none. */
+static uint64_t number_of(const ue_first_t *slot, ue_slot_proof_t proof)
 {
-    return proof.sent && !j->a->is_unclean && slot->partition < UE_LANES_MAX
-               ? slot->number
-               : 0;
+    return proof.sent && slot->partition < UE_LANES_MAX ? slot->number : 0;
 }
 
 /** Bring an event of which a request or more is proved into the state that a
@@ -395,7 +397,7 @@ static int revive(judging_t *j, ue_region_t *region, ue_slot_ref_t ref,
 {
     const ue_journal_t *journal = j->p->journal;
     ue_first_t *slot = &ue_journal_slot(journal, ref)->first;
-    uint64_t number = number_of(j, slot, proof);
+    uint64_t number = number_of(slot, proof);
 
     if (number) {
         uint64_t *highest = &j->highest[slot->partition];
@@ -441,11 +443,8 @@ static int judge_slot(judging_t *j, ue_region_t *region, ue_slot_ref_t ref)
     case UE_PROOF_FURTHER:
         return 1;
     case UE_PROOF_DELIVERED:
-        if (proof.proof == UE_PROOF_DELIVERED && slot->number
-            && !j->a->is_unclean && slot->partition < UE_LANES_MAX
-            && slot->number > j->highest[slot->partition]) {
-            j->highest[slot->partition] = slot->number;
-        }
+        /* Its number may be of another stream, whose segment this was once;
+         * and the account had it before the event was handed over. */
         atomic_store(&slot->state, UE_SLOT_FREE);
         return 1;
     case UE_PROOF_TORN:
@@ -621,6 +620,27 @@ static int is_this_boot(const ue_identity_t *identity)
            && memcmp(&boot, &identity->boot, sizeof(boot)) == 0;
 }
 
+static int is_this_run(const ue_producer_t *p, const ue_stream_t *instance)
+{
+    return memcmp(instance->b, ue_metrics_instance(p->metrics),
+                  sizeof(instance->b))
+           == 0;
+}
+
+/** What another run of httpd has admitted, whose counters are gone. A child of
+ * ours may have counted it already, and then was killed too. */
+static void count_admitted(ue_producer_t *p, const adoption_t *a)
+{
+    ue_account_t *account = a->stream->file.account;
+
+    if (!is_this_run(p, &ue_ledger_identity(account)->instance)
+        && !is_this_run(p, &account->counted)) {
+        memcpy(account->counted.b, ue_metrics_instance(p->metrics),
+               sizeof(account->counted.b));
+        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, a->count + a->torn);
+    }
+}
+
 /** A stream that we have the lock of: hand it to the worker. */
 static apr_status_t take(ue_producer_t *p, adoption_t *a,
                          const apr_array_header_t *entries)
@@ -637,12 +657,7 @@ static apr_status_t take(ue_producer_t *p, adoption_t *a,
         return rv;
     }
     ue_metrics_add(p->seat, UE_M_EVENTS_ADOPTED, a->count);
-    if (memcmp(identity->instance.b, ue_metrics_instance(p->metrics),
-               sizeof(identity->instance.b))
-        != 0) {
-        /* Another run of httpd has admitted them, whose counters are gone. */
-        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, a->count + a->torn);
-    }
+    count_admitted(p, a);
     atomic_store(&p->mail, a);
     return APR_SUCCESS;
 }

@@ -81,6 +81,7 @@ void ue_producer_count_settled(ue_producer_t *p, ue_slot_ref_t ref,
     stream_t *owner = owner_of(p, ref);
 
     if (cause == UE_LOSSES) {
+        ue_journal_retire(p->journal, ref);
         SET(account->delivered, GET(account->delivered) + 1);
     }
     else {
@@ -89,6 +90,7 @@ void ue_producer_count_settled(ue_producer_t *p, ue_slot_ref_t ref,
                        number ? ue_journal_partition(p->journal, ref)
                               : UE_NO_LANE,
                        number);
+        ue_journal_retire(p->journal, ref);
     }
     if (owner) {
         owner->open--;
@@ -138,7 +140,10 @@ static void end_stream(stream_t *stream, ue_stream_state_t state)
 
     settle_account(stream);
     if (GET(account->state) == UE_STREAM_OPEN) {
-        SET(account->state, (uint32_t)state);
+        /* Numbers that were forgotten, since there are fewer partitions now,
+         * are never to come. */
+        SET(account->state,
+            ue_ledger_has_gaps(account) ? UE_STREAM_UNCLEAN : (uint32_t)state);
     }
     SET(account->watermark, apr_time_now());
     stream->is_over = 1;
@@ -182,22 +187,30 @@ static apr_status_t move_all(ue_producer_t *p, const ue_stream_t *to)
     return rv;
 }
 
-/** Take our own stream's place. Its numbers are forgotten, so all that waits
- * belongs to the new one. */
-static void succeed(ue_producer_t *p, stream_t *new)
+/** What we have adopted belongs to the new stream, and no number counts.
+ * @return how many events that are */
+static int64_t move_adopted(ue_producer_t *p)
 {
-    stream_t *old = atomic_load(&p->own);
-    ue_account_t *account = old->file.account;
     stream_t *stream;
     int64_t moved = 0;
 
     for (stream = p->streams; stream; stream = stream->next) {
         if (stream->segments && !stream->has_moved) {
             stream->has_moved = 1;
+            stream->numbered = 0;
             moved += stream->open;
             settle_account(stream);
         }
     }
+    return moved;
+}
+
+/** Take our own stream's place. @param moved events that come with it */
+static void succeed(ue_producer_t *p, stream_t *new, int64_t moved)
+{
+    stream_t *old = atomic_load(&p->own);
+    ue_account_t *account = old->file.account;
+
     SET(new->file.account->watermark, GET(account->watermark));
     atomic_store(&new->file.account->base,
                  atomic_load(&account->base)
@@ -230,14 +243,15 @@ int ue_producer_renew_stream(ue_producer_t *p, uint32_t lanes)
         rv = move_all(p, &new->file.id);
     }
     complain_of_names(p, rv);
-    succeed(p, new);
+    succeed(p, new, move_adopted(p));
     if (p->spool) {
         pthread_mutex_unlock(&p->naming);
     }
     return 1;
 }
 
-/** The spool has room again: go on in a file. */
+/** The spool has room again: go on in a file. What we have adopted meanwhile
+ * may be under way, and keeps its numbers. */
 static void take_fresh(ue_producer_t *p)
 {
     stream_t *fresh = atomic_exchange(&p->fresh, NULL);
@@ -245,7 +259,7 @@ static void take_fresh(ue_producer_t *p)
     if (fresh) {
         SET(fresh->file.account->lanes,
             GET(atomic_load(&p->own)->file.account->lanes));
-        succeed(p, fresh);
+        succeed(p, fresh, 0);
     }
 }
 
@@ -257,6 +271,9 @@ static int move_in(ue_producer_t *p, stream_t *stream)
     stream_t *own = atomic_load(&p->own);
     apr_status_t rv;
 
+    if (stream->has_moved) {
+        return 1; /* with all others, when partitions were dealt out anew */
+    }
     if (own->file.fd < 0) {
         return 0; /* ours is not in a file yet */
     }

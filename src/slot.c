@@ -127,7 +127,8 @@ static int is_sane(const ue_first_t *slot)
 {
     size_t len = (size_t)slot->method_len + slot->endpoint_len;
 
-    return slot->method < METHODS && slot->method_len <= UE_METHOD_MAX
+    return slot->generation != 0 && slot->method < METHODS
+           && slot->method_len <= UE_METHOD_MAX
            && slot->endpoint_len <= UE_ENDPOINT_MAX
            && (slot->method == 0 || slot->method_len == 0)
            && (len > UE_SLOT_TEXT) == !!(slot->flags & UE_SLOT_CONTINUED);

@@ -33,7 +33,8 @@ struct ue_spool_t {
     const char *dir;
     apr_off_t most;
     _Atomic apr_off_t bytes;
-    int fd; /* the directory; -1: it could not be opened yet */
+    _Atomic int has_new; /* names that are not on the disk yet */
+    int fd;              /* the directory; -1: it could not be opened yet */
 };
 
 /* ---- what this process holds ---- */
@@ -58,9 +59,13 @@ int ue_spool_is_ours(const ue_stream_t *stream)
 /** @return whether it was not there yet */
 static int hold(const ue_stream_t *stream)
 {
-    int is_new = !ue_spool_is_ours(stream);
+    int is_new = 1;
+    size_t i;
 
     pthread_mutex_lock(&held_mutex);
+    for (i = 0; i < held_count && is_new; i++) {
+        is_new = memcmp(&held[i], stream, sizeof(*stream)) != 0;
+    }
     if (is_new && held_count == held_room) {
         held_room = held_room ? held_room * 2 : 16;
         held = realloc(held, held_room * sizeof(*held));
@@ -327,13 +332,26 @@ apr_status_t ue_spool_list_dir(const char *dir, apr_array_header_t **entries,
     return rv;
 }
 
-apr_status_t ue_spool_read_identity(const char *dir, const char *name,
-                                    ue_identity_t *identity)
+static apr_status_t read_identity(int fd, ue_identity_t *identity)
 {
     ue_account_t *account = calloc(1, sizeof(*account));
     const ue_identity_t *found;
     apr_status_t rv = APR_EGENERAL;
+
+    if (account && pread(fd, account, offsetof(ue_account_t, state), 0) > 0
+        && (found = ue_ledger_identity(account)) != NULL) {
+        *identity = *found;
+        rv = APR_SUCCESS;
+    }
+    free(account);
+    return rv;
+}
+
+apr_status_t ue_spool_read_identity(const char *dir, const char *name,
+                                    ue_identity_t *identity)
+{
     char path[4096];
+    apr_status_t rv;
     int fd;
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
@@ -341,15 +359,10 @@ apr_status_t ue_spool_read_identity(const char *dir, const char *name,
     if (fd < 0) {
         rv = errno;
     }
-    else if (account && pread(fd, account, offsetof(ue_account_t, state), 0) > 0
-             && (found = ue_ledger_identity(account)) != NULL) {
-        *identity = *found;
-        rv = APR_SUCCESS;
-    }
-    if (fd >= 0) {
+    else {
+        rv = read_identity(fd, identity);
         close(fd);
     }
-    free(account);
     return rv;
 }
 
@@ -418,16 +431,17 @@ static apr_status_t has_room(ue_spool_t *spool, apr_off_t size)
     return rv;
 }
 
-/** Make a temporary file of a size. */
-static apr_status_t make(ue_spool_t *spool, const char *name, apr_off_t size,
-                         int *fd)
+/** Make a temporary file of a size.
+ * @param is_bound keep the bound */
+static apr_status_t make_alone(ue_spool_t *spool, const char *name,
+                               apr_off_t size, int is_bound, int *fd)
 {
     apr_status_t rv = reach(spool);
 
     if (rv != APR_SUCCESS || (rv = lock_growth(spool)) != APR_SUCCESS) {
         return rv;
     }
-    rv = has_room(spool, size);
+    rv = is_bound ? has_room(spool, size) : APR_SUCCESS;
     if (rv == APR_SUCCESS) {
         *fd = openat(spool->fd, name,
                      O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE);
@@ -444,21 +458,41 @@ static apr_status_t make(ue_spool_t *spool, const char *name, apr_off_t size,
     return rv;
 }
 
-/** Give a file its own name, under which it is whole, also after a power cut.
- */
-static apr_status_t finish(const ue_spool_t *spool, int fd,
-                           const char *temporary, const char *name)
+/** The lock is the process's: its threads need one more. */
+static apr_status_t make(ue_spool_t *spool, const char *name, apr_off_t size,
+                         int is_bound, int *fd)
 {
-    if (fdatasync(fd) != 0
-        || renameat(spool->fd, temporary, spool->fd, name) != 0) {
+    static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+    apr_status_t rv;
+
+    pthread_mutex_lock(&making);
+    rv = make_alone(spool, name, size, is_bound, fd);
+    pthread_mutex_unlock(&making);
+    return rv;
+}
+
+/** Give a file its own name, under which it is whole. Nothing waits for a disk
+ * here: what a power cut takes of it, it takes of what is in it, too. */
+static apr_status_t finish(ue_spool_t *spool, const char *temporary,
+                           const char *name)
+{
+    if (renameat(spool->fd, temporary, spool->fd, name) != 0) {
         apr_status_t rv = errno;
 
         unlinkat(spool->fd, temporary, 0);
         return rv;
     }
-    /* That the directory is not synced may cost the file at a power cut, but
-     * then also all that was written to it since. */
-    return fsync(spool->fd) == 0 ? APR_SUCCESS : errno;
+    atomic_store(&spool->has_new, 1);
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_spool_sync_names(ue_spool_t *spool)
+{
+    if (!atomic_exchange(&spool->has_new, 0) || fsync(spool->fd) == 0) {
+        return APR_SUCCESS;
+    }
+    atomic_store(&spool->has_new, 1);
+    return errno;
 }
 
 /* ---- accounts ---- */
@@ -499,7 +533,9 @@ apr_status_t ue_spool_stream_create(ue_spool_t *spool, ue_stream_file_t *file,
     ue_stream_format(&identity->stream, hex);
     snprintf(name, sizeof(name), "%s" STREAM, hex);
     snprintf(temporary, sizeof(temporary), "%s" STREAM TEMPORARY, hex);
-    rv = make(spool, temporary, (apr_off_t)sizeof(ue_account_t), &file->fd);
+    /* What a full spool has left may have to become part of a new stream: if
+     * that found no room, there would never be any again. */
+    rv = make(spool, temporary, (apr_off_t)sizeof(ue_account_t), 0, &file->fd);
     if (rv != APR_SUCCESS) {
         return rv;
     }
@@ -512,7 +548,7 @@ apr_status_t ue_spool_stream_create(ue_spool_t *spool, ue_stream_file_t *file,
     }
     else {
         ue_ledger_identify(file->account, identity);
-        rv = finish(spool, file->fd, temporary, name);
+        rv = finish(spool, temporary, name);
     }
     if (rv != APR_SUCCESS) {
         ue_spool_stream_end(spool, file, 0);
@@ -533,6 +569,7 @@ static int is_named(const ue_spool_t *spool, int fd, const char *name)
 static apr_status_t take_account(ue_spool_t *spool, const char *name,
                                  ue_stream_file_t *file)
 {
+    ue_identity_t identity;
     struct stat st;
     apr_status_t rv;
 
@@ -544,6 +581,10 @@ static apr_status_t take_account(ue_spool_t *spool, const char *name,
     }
     if (fstat(file->fd, &st) != 0) {
         return errno;
+    }
+    rv = read_identity(file->fd, &identity); /* or it stays as it is */
+    if (rv != APR_SUCCESS) {
+        return rv;
     }
     file->cut = st.st_size < (off_t)sizeof(ue_account_t);
     /* What is missing would be SIGBUS. */
@@ -682,13 +723,13 @@ apr_status_t ue_spool_segment_create(ue_spool_t *spool,
     }
     snprintf(temporary, sizeof(temporary), "%s" TEMPORARY, name);
     rv = make(spool, temporary,
-              UE_SEGMENT_HEAD + (apr_off_t)head->slots * UE_SLOT_SIZE, fd);
+              UE_SEGMENT_HEAD + (apr_off_t)head->slots * UE_SLOT_SIZE, 1, fd);
     if (rv != APR_SUCCESS) {
         return rv;
     }
     rv = write_head(*fd, head);
     if (rv == APR_SUCCESS) {
-        rv = finish(spool, *fd, temporary, name);
+        rv = finish(spool, temporary, name);
     }
     else {
         unlinkat(spool->fd, temporary, 0);

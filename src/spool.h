@@ -101,7 +101,8 @@ apr_status_t ue_spool_claim(const char *dir, int *fd, pid_t *who);
 /* ---- children ---- */
 
 /**
- * @param most bytes that all files together may have
+ * @param most bytes that all files together may have; accounts are counted, but
+ *             are made all the same
  */
 apr_status_t ue_spool_open(ue_spool_t **spool, const char *dir, apr_off_t most,
                            apr_pool_t *p);
@@ -115,7 +116,7 @@ apr_status_t ue_stream_in_memory(ue_stream_file_t *file,
 
 /**
  * Make an account's file, and hold it.
- * @return APR_ENOSPC if the spool is full; the system's error
+ * @return APR_ENOSPC if the disk is full; the system's error
  */
 apr_status_t ue_spool_stream_create(ue_spool_t *spool, ue_stream_file_t *file,
                                     const ue_identity_t *identity);
@@ -177,6 +178,10 @@ apr_status_t ue_spool_read_identity(const char *dir, const char *name,
 
 /** Remove what dead processes were about to make. */
 void ue_spool_tidy(ue_spool_t *spool);
+
+/** Write to the disk which files there are, if some were made since.
+ * @return the system's error */
+apr_status_t ue_spool_sync_names(ue_spool_t *spool);
 
 /** Does this process hold the stream? */
 int ue_spool_is_ours(const ue_stream_t *stream);

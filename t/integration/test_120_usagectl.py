@@ -540,7 +540,8 @@ def test_help_names_every_command(store):
     text = store.ok("--help", store=False).stdout
     commands = re.findall(r"^  usagectl ([a-z]+ [a-z]+)", text, re.M)
     assert sorted(commands) == ["key check", "key create", "key list",
-                                "key revoke", "org create", "org list"]
+                                "key revoke", "org create", "org list",
+                                "spool dump", "spool ls", "spool verify"]
     for command in commands:
         one = store.ok(*command.split(), "--help", store=False).stdout
         assert one.startswith(f"usagectl {command}")

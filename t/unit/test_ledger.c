@@ -265,6 +265,52 @@ static void test_ledger_identity_stands_twice(void **state)
     }
 }
 
+/* With a good check: a forger's. */
+static void test_ledger_identity_needs_texts_that_end(void **state)
+{
+    ue_identity_t id;
+    char *texts[] = {id.host, id.target.topic, id.target.brokers,
+                     id.target.event_file};
+    size_t rooms[] = {sizeof(id.host), sizeof(id.target.topic),
+                      sizeof(id.target.brokers), sizeof(id.target.event_file)};
+
+    for (size_t i = 0; i < UNIT_COUNT(texts); i++) {
+        id = identity_of_test();
+        memset(texts[i], 1, rooms[i]);
+        ue_ledger_identify(account, &id);
+        assert_null(ue_ledger_identity(account));
+        texts[i][rooms[i] - 1] = '\0';
+        ue_ledger_identify(account, &id);
+        assert_non_null(ue_ledger_identity(account));
+    }
+}
+
+/* A host's name may be any bytes. */
+static void test_ledger_stream_record_is_utf8(void **state)
+{
+    ue_identity_t id = identity_of_test();
+    json_object *o;
+
+    memset(id.host, 0xff, sizeof(id.host) - 1);
+    ue_ledger_identify(account, &id);
+    o = stream_record(NULL, 0);
+    assert_in_range(json_object_get_string_len(member(o, "host")), 200, 256);
+    json_object_put(o);
+}
+
+/* Numbers that were found only in slots are told, too. */
+static void test_ledger_reconcile_tells_of_partitions_it_found(void **state)
+{
+    static uint64_t highest[UE_LANES_MAX], open[UE_LANES_MAX];
+    json_object *o;
+
+    highest[9] = 3;
+    ue_ledger_reconcile(account, highest, open, 0);
+    o = stream_record(NULL, 0);
+    check_json(o, "partitions", "{\"9\":{\"sent\":3,\"delivered\":3}}");
+    json_object_put(o);
+}
+
 static void test_ledger_zeros_are_no_identity(void **state)
 {
     ue_loss_record_t record;
@@ -421,6 +467,10 @@ static void test_ledger_hour_is_the_event_s(void **state)
     check_hour(at_hour(HOUR) - 1, "2026-09-21T13:00:00Z");
     check_hour(at_hour(HOUR + 1) - 1, "2026-09-21T14:00:00Z");
     check_hour(last, "9999-12-31T23:00:00Z");
+    check_hour(last + 1, "9999-12-31T23:00:00Z");
+    check_hour(INT64_MAX, "9999-12-31T23:00:00Z");
+    check_hour(-1, "1970-01-01T00:00:00Z");
+    check_hour(INT64_MIN, "1970-01-01T00:00:00Z");
 }
 
 /* What garbage may say: something, and no more than that. */
@@ -672,6 +722,9 @@ int main(void)
         TEST(test_ledger_stream_record_quotes_its_texts),
         TEST(test_ledger_states_have_the_words_of_the_page),
         TEST(test_ledger_identity_stands_twice),
+        TEST(test_ledger_identity_needs_texts_that_end),
+        TEST(test_ledger_stream_record_is_utf8),
+        TEST(test_ledger_reconcile_tells_of_partitions_it_found),
         TEST(test_ledger_zeros_are_no_identity),
         TEST(test_ledger_streams_differ),
         TEST(test_ledger_stream_is_written_and_read_as_hex),
