@@ -34,7 +34,7 @@ ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
 # Everything that needs no httpd: one library, for the module, usagectl, the
 # unit tests and the fuzzers. A backend is in the list or it is not built.
 LIB_NAMES  = apikey crc32c decision endpoint event journal kafka kafka_conf \
-             kafka_option keyfile keyfile_time keyfile_write keystore \
+             kafka_ledger kafka_option keyfile keyfile_time keyfile_write keystore \
              keystore_file ledger log metrics producer producer_lanes \
              producer_spool producer_streams producer_worker sink_file \
              sink_kafka siphash slot spool thread uuid

@@ -39,8 +39,22 @@ __attribute__((target("sse4.2"))) static uint32_t with_instruction(
         memcpy(&eight, at, sizeof(eight));
         sum = __builtin_ia32_crc32di(sum, eight);
     }
-    while (len--) {
-        sum = __builtin_ia32_crc32qi((uint32_t)sum, (uint8_t)*at++);
+    if (len & 4) {
+        uint32_t four;
+
+        memcpy(&four, at, sizeof(four));
+        sum = __builtin_ia32_crc32si((uint32_t)sum, four);
+        at += sizeof(four);
+    }
+    if (len & 2) {
+        uint16_t two;
+
+        memcpy(&two, at, sizeof(two));
+        sum = __builtin_ia32_crc32hi((uint32_t)sum, two);
+        at += sizeof(two);
+    }
+    if (len & 1) {
+        sum = __builtin_ia32_crc32qi((uint32_t)sum, (uint8_t)*at);
     }
     return ~(uint32_t)sum;
 }

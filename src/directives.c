@@ -334,6 +334,17 @@ static int read_most(apr_off_t *most, const char *arg)
     return !arg[digits + 1] && n >= SPOOL_LEAST && n <= SPOOL_LARGEST;
 }
 
+/** Paths are compared as texts. */
+static const char *without_slash(const char *path, apr_pool_t *p)
+{
+    size_t len = strlen(path);
+
+    while (len > 1 && path[len - 1] == '/') {
+        len--;
+    }
+    return apr_pstrmemdup(p, path, len);
+}
+
 static const char *set_spool(cmd_parms *cmd, void *unused, const char *dir,
                              const char *most)
 {
@@ -354,7 +365,7 @@ static const char *set_spool(cmd_parms *cmd, void *unused, const char *dir,
                             "; \"%s\" is none",
                             most);
     }
-    conf->spool = path;
+    conf->spool = without_slash(path, cmd->pool);
     return NULL;
 }
 

@@ -19,14 +19,14 @@
 
 /* ---- lines about the cluster ---- */
 
-/** Say something, for all children together once in an interval. */
-static void say(const ue_kafka_t *kafka, ue_log_limit_t *limit,
-                ue_log_level_t level, const char *number, const char *reason)
+void ue_kafka_say(const ue_kafka_t *kafka, ue_log_limit_t *limit,
+                  apr_interval_time_t every, ue_log_level_t level,
+                  const char *number, const char *reason)
 {
     char more[64] = "";
     uint32_t held;
 
-    if (!ue_log_limit_pass(limit, ue_monotonic(), LOG_EVERY, &held)) {
+    if (!ue_log_limit_pass(limit, ue_monotonic(), every, &held)) {
         return;
     }
     if (held) {
@@ -34,6 +34,12 @@ static void say(const ue_kafka_t *kafka, ue_log_limit_t *limit,
     }
     ue_log(level, APR_SUCCESS, "%s: kafka: %s: %s%s", number, kafka->brokers,
            reason, more);
+}
+
+static void say(const ue_kafka_t *kafka, ue_log_limit_t *limit,
+                ue_log_level_t level, const char *number, const char *reason)
+{
+    ue_kafka_say(kafka, limit, LOG_EVERY, level, number, reason);
 }
 
 /** No broker is within reach: said once, until one is again. */
@@ -321,6 +327,7 @@ static void replace(ue_kafka_t *kafka)
         for (i = 0; i < kafka->topic_count; i++) {
             rd_kafka_topic_destroy(kafka->topics[i]->rkt);
         }
+        ue_kafka_ledger_forget(kafka);
         kafka->rk = new;
         if (!make_topics(kafka)) {
             abort(); /* it could be made before */
@@ -438,6 +445,10 @@ static rd_kafka_resp_err_t ask_about(kafka_topic_t *topic, int *usable)
             note_topic(topic, md->topics[0].err);
             publish(topic, &md->topics[0]);
         }
+        if (md->broker_cnt > 0) {
+            kafka->broker_count = md->broker_cnt;
+            kafka->some_broker = md->brokers[0].id;
+        }
         rd_kafka_metadata_destroy(md);
     }
     pthread_rwlock_unlock(&kafka->lock);
@@ -479,6 +490,7 @@ static void *watch_cluster(void *data)
         next = ask(kafka, &silent) ? ue_monotonic() + kafka->refresh : 0;
         do {
             apr_sleep(ASK_SOON);
+            ue_kafka_ledger_tend(kafka);
         } while (ue_monotonic() < next && !atomic_load(&kafka->hurry)
                  && !atomic_load(&kafka->ending));
     }

@@ -16,6 +16,9 @@
  * time, and takes no sixth batch of one broker (docs/design.md, section 8).
  * What Kafka says of each event is reported when the sink is polled.
  *
+ * Beside each topic is that of its ledger, named <topic>-ledger, which the
+ * module makes where it isn't there (kafka_ledger.c).
+ *
  * Nothing is destroyed at a child's end: librdkafka's own way of ending waits
  * for whatever its threads are stuck in.
  */

@@ -28,8 +28,14 @@ typedef struct {
     const char *value;
 } ue_kafka_option_t;
 
-/** The longest name of a topic that Kafka takes. */
-#define UE_TOPIC_MAX 249
+/** What the topic of a ledger has behind the name of its events' topic. */
+#define UE_LEDGER_SUFFIX "-ledger"
+
+/** The longest name of a topic: Kafka takes 249, the ledger's too. */
+#define UE_TOPIC_MAX 242
+
+/** Copies, and brokers, from which on two must have what is written. */
+#define UE_KAFKA_SAFE_COPIES 3
 
 /** What one batch may hold at most: events, and bytes on the wire before they
  * are compressed. batch.num.messages is the first, batch.size and
@@ -59,7 +65,7 @@ int ue_kafka_option_is_file(const ue_kafka_option_t *option);
  */
 const char *ue_kafka_brokers_check(const char *brokers, apr_pool_t *p);
 
-/** Judge the name of a topic: 1 to 249 of a-z, A-Z, 0-9, ".", "_" and "-".
+/** Judge the name of a topic: 1 to 242 of a-z, A-Z, 0-9, ".", "_" and "-".
  * @return as ue_kafka_brokers_check() */
 const char *ue_kafka_topic_check(const char *topic, apr_pool_t *p);
 

@@ -9,7 +9,8 @@
  * workers of a cluster's topics share its librdkafka producer: whoever finds
  * nobody polling polls, reports what is his, and puts what is another's into
  * the other's inbox. One more thread, usage-kafka, asks for metadata, since the
- * asking waits. librdkafka's own threads only log.
+ * asking waits, and sees to the topics of the ledgers (kafka_ledger.c).
+ * librdkafka's own threads only log.
  *
  * The librdkafka producer is replaced after a fatal error. Whoever uses it
  * holds the lock for reading, which nobody but the replacing thread can make
@@ -44,6 +45,10 @@ typedef struct {
     ue_log_limit_t other;
     ue_log_limit_t retried;
     ue_log_limit_t refused;
+    ue_log_limit_t notes;
+    /* By topic, since each is to be mended. */
+    ue_log_limit_t no_ledger[UE_KAFKA_TOPICS_MAX];
+    ue_log_limit_t forgetful[UE_KAFKA_TOPICS_MAX];
 } kafka_limits_t;
 
 /** What a message carries to its delivery report. The partition is in it since
@@ -53,6 +58,12 @@ typedef struct {
 #define UE_WHOSE_TOPIC(whose) ((whose) >> 56)
 #define UE_WHOSE_LANE(whose) ((uint32_t)((whose) >> 32) & 0xffffff)
 #define UE_WHOSE_SLOT(whose) ((ue_slot_ref_t)(whose))
+
+/** The lane of a ledger's records, which have a cookie for a slot. */
+#define UE_NOTE_LANE 0xffffffu
+
+/** What a topic's ledger may have under way. */
+#define UE_NOTES_MAX 64
 
 /** What became of a message, on its way to its topic's worker. */
 typedef struct {
@@ -70,6 +81,35 @@ typedef struct {
     uint32_t credit; /* index of the broker's that the batch holds */
     char *json;      /* the batch's, until all of it is reported */
 } kafka_partition_t;
+
+/** What is done next for the topic of a ledger. */
+typedef enum {
+    LEDGER_LOOK,   /* ask for its settings */
+    LEDGER_COPIES, /* ask how many copies Kafka makes of a new topic */
+    LEDGER_MAKE,
+    LEDGER_LIST /* look for it in the list of all topics */
+} ledger_step_t;
+
+/** The topic of a ledger, and what is under way to it. */
+typedef struct {
+    const char *name;
+    _Atomic int is_there; /* it was seen; Kafka may tell the worker otherwise */
+
+    /* The thread's that asks, under the cluster's lock. */
+    ledger_step_t step;
+    int is_asked; /* an answer is to come */
+    int min_insync;
+    uint32_t failures; /* in a row */
+    apr_time_t looked_at;
+    rd_kafka_resp_err_t error; /* why it was not made */
+    char why[REASON_MAX];      /* the same, in words */
+
+    /* The worker's. */
+    uint32_t under_way;
+    apr_time_t since; /* the first of them */
+    uint32_t failed;  /* since the last line about it */
+    rd_kafka_resp_err_t why_failed;
+} kafka_ledger_t;
 
 typedef struct kafka_topic_t kafka_topic_t;
 struct kafka_topic_t {
@@ -104,6 +144,8 @@ struct kafka_topic_t {
     int was_connected;
     int has_ended; /* flushed for good */
     int is_last;   /* of the cluster's topics to do so */
+
+    kafka_ledger_t ledger;
 };
 
 struct ue_kafka_t {
@@ -128,8 +170,20 @@ struct ue_kafka_t {
     _Atomic int certificate; /* why the last one was refused, by X.509 */
     char reason[REASON_MAX]; /* the last error; only who polls writes and
                                 reads */
+    /* The thread's that asks, under the lock. */
+    rd_kafka_queue_t *answers; /* about topics of ledgers; NULL: none yet */
+    int broker_count;
+    int32_t some_broker;
     _Atomic int32_t credits[UE_KAFKA_BROKERS]; /* batches under way */
 };
+
+/**
+ * Say something, for all children together once in an interval.
+ * @param number the line's, such as "UE0405"
+ */
+void ue_kafka_say(const ue_kafka_t *kafka, ue_log_limit_t *limit,
+                  apr_interval_time_t every, ue_log_level_t level,
+                  const char *number, const char *reason);
 
 /** Make the librdkafka producer where it isn't there yet. @locality child */
 apr_status_t ue_kafka_start(ue_kafka_t *kafka);
@@ -150,5 +204,16 @@ void ue_kafka_purge(ue_kafka_t *kafka);
 
 /** A delivery report that is the poller's own. sink_kafka.c */
 void ue_kafka_settle(kafka_topic_t *topic, const kafka_report_t *report);
+
+/**
+ * Do the next step for the topics of the ledgers, if one is due. Waits for one
+ * answer at most, the list of topics, as the asking about topics does.
+ * @locality usage-kafka
+ */
+void ue_kafka_ledger_tend(ue_kafka_t *kafka);
+
+/** What was asked won't be answered: the librdkafka producer is replaced.
+ * @locks the cluster's, for writing */
+void ue_kafka_ledger_forget(ue_kafka_t *kafka);
 
 #endif /* UE_KAFKA_INT_H */

@@ -449,7 +449,9 @@ const char *ue_kafka_topic_check(const char *topic, apr_pool_t *p)
     return apr_psprintf(
         p,
         "takes the name of a topic, such as usage-events: at "
-        "most " UE_TEXT(UE_TOPIC_MAX) " of a-z, A-Z, 0-9, \".\", "
-                                      "\"_\" and \"-\"; \"%.80s\" is none",
+        "most " UE_TEXT(
+            UE_TOPIC_MAX) " of a-z, A-Z, 0-9, \".\", "
+                          "\"_\" and \"-\", with room for " UE_LEDGER_SUFFIX
+                          " behind them; \"%.80s\" is none",
         topic);
 }

@@ -662,6 +662,30 @@ static apr_status_t take(ue_producer_t *p, adoption_t *a,
     return APR_SUCCESS;
 }
 
+/** Is it but the account of losses, of a stream that has ended, which stays for
+ * people to read where there is no ledger? */
+static int is_keepsake(const ue_producer_t *p, const ue_account_t *account,
+                       const ue_stream_t *id, const apr_array_header_t *entries)
+{
+    int i;
+
+    if ((p->numbering && p->numbering->sink->vtable->note)
+        || atomic_load(&account->state) == UE_STREAM_OPEN
+        || atomic_load(&account->lost) == 0) {
+        return 0;
+    }
+    for (i = 0; i < entries->nelts; i++) {
+        const ue_spool_entry_t *entry =
+            &APR_ARRAY_IDX(entries, i, ue_spool_entry_t);
+
+        if (entry->is_segment
+            && memcmp(&entry->stream, id, sizeof(*id)) == 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /** @return whether there was something to take over */
 static int adopt(ue_producer_t *p, const ue_stream_t *id,
                  const apr_array_header_t *entries)
@@ -694,7 +718,8 @@ static int adopt(ue_producer_t *p, const ue_stream_t *id,
     }
     stream->was_adopted = 1;
     a->stream = stream;
-    if (!is_our_target(p, ue_ledger_identity(stream->file.account))) {
+    if (!is_our_target(p, ue_ledger_identity(stream->file.account))
+        || is_keepsake(p, stream->file.account, id, entries)) {
         let_be(p, a);
         return 0;
     }

@@ -531,55 +531,58 @@ static const ue_sink_vtable_t *ledger(const ue_producer_t *p)
                : NULL;
 }
 
-/** @return whether the sink took it */
-static int write_note(ue_producer_t *p, const note_t *note, const char *key,
-                      const char *json)
+/** @return APR_EAGAIN if the sink takes no more now */
+static apr_status_t write_note(ue_producer_t *p, const note_t *note,
+                               const char *key, const char *json)
 {
     const ue_sink_vtable_t *vtable = ledger(p);
+    apr_status_t rv;
     uint32_t i = 0;
 
     while (vtable && i < NOTES_MAX && p->notes[i].stream) {
         i++;
     }
     if (!vtable || i == NOTES_MAX) {
-        return 0;
+        return APR_EAGAIN;
     }
     p->notes[i] = *note;
     note->stream->notes++;
-    if (vtable->note(p->numbering->sink, key, strlen(key), json, strlen(json),
-                     i)
-        != APR_SUCCESS) {
+    rv = vtable->note(p->numbering->sink, key, strlen(key), json, strlen(json),
+                      i);
+    if (rv != APR_SUCCESS) {
         p->notes[i].stream = NULL;
         note->stream->notes--;
-        return 0;
     }
-    return 1;
+    if (rv != APR_SUCCESS && !APR_STATUS_IS_EAGAIN(rv)) {
+        ue_metrics_add(p->seat, UE_M_LEDGER_FAILED, 1);
+        return APR_SUCCESS; /* it is tried again at the next time */
+    }
+    return rv;
 }
 
-static int write_losses(ue_producer_t *p, stream_t *stream)
+static apr_status_t write_losses(ue_producer_t *p, stream_t *stream)
 {
-    ue_account_t *account = stream->file.account;
     ue_loss_record_t record;
-    int taken = 1;
+    apr_status_t rv = APR_SUCCESS;
 
-    while (taken) {
+    while (rv == APR_SUCCESS) {
         uint32_t row = stream->loss_row;
+        note_t note = {stream, 0, 0, 0};
 
-        if (ue_ledger_next_loss(account, &stream->loss_row, 0, &record)
+        if (ue_ledger_next_loss(stream->file.account, &stream->loss_row, 0,
+                                &record)
             != APR_SUCCESS) {
             break;
         }
-        {
-            note_t note = {stream, 0, record.row, record.count};
-
-            taken = write_note(p, &note, record.key, record.json);
-        }
+        note.row = record.row;
+        note.count = record.count;
+        rv = write_note(p, &note, record.key, record.json);
         free(record.json);
-        if (!taken) {
+        if (rv != APR_SUCCESS) {
             stream->loss_row = row;
         }
     }
-    return taken;
+    return rv;
 }
 
 /** @return whether all of it has been taken */
@@ -588,10 +591,10 @@ static int write_stream(ue_producer_t *p, stream_t *stream)
     note_t note = {stream, stream->is_over, UE_LOSS_ROWS, 0};
     int is_own = stream == atomic_load(&p->own);
     char key[UE_STREAM_HEX + 1];
+    apr_status_t rv;
     char *json;
-    int taken;
 
-    if (!write_losses(p, stream)) {
+    if (write_losses(p, stream) != APR_SUCCESS) {
         return 0;
     }
     SET(stream->file.account->updated, apr_time_now());
@@ -603,13 +606,13 @@ static int write_stream(ue_producer_t *p, stream_t *stream)
     if (!json) {
         return 0;
     }
-    taken = write_note(p, &note, ue_stream_format(&stream->file.id, key), json);
+    rv = write_note(p, &note, ue_stream_format(&stream->file.id, key), json);
     free(json);
-    if (taken) {
+    if (rv == APR_SUCCESS) {
         stream->is_due = 0;
         stream->loss_row = 0;
     }
-    return taken;
+    return rv == APR_SUCCESS;
 }
 
 void ue_producer_noted(ue_producer_t *p, uint32_t cookie, int stored)

@@ -118,7 +118,8 @@ typedef struct {
      * Write a record to the ledger beside the events; NULL where the sink has
      * none. What became of it is told by the owner's noted(), once, with the
      * cookie. Key and value are copied.
-     * @return   APR_EAGAIN if it can't be taken now
+     * @return   APR_EAGAIN if it can't be taken now; another error if it never
+     *           will be, and noted() is not called
      * @locality worker
      */
     apr_status_t (*note)(ue_sink_t *sink, const char *key, size_t key_len,

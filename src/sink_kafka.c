@@ -19,6 +19,11 @@
 #define LOG_EVERY apr_time_from_sec(30)
 #define PURGE_GRACE apr_time_from_msec(200) /* behind a deadline */
 
+/* Notes within this time go together, in one request or two. More would wait
+ * behind these: of a partition that has five requests unanswered, what waits
+ * costs librdkafka a core. */
+#define NOTES_TOGETHER apr_time_from_msec(5)
+
 /* The key, the four headers with their names and lengths, and the 70 bytes
  * that librdkafka counts for a message of its own. */
 #define OVERHEAD                                                           \
@@ -199,6 +204,91 @@ static apr_status_t submit(ue_sink_t *sink, const ue_sink_batch_t *batch,
     return rv;
 }
 
+/* ---- the ledger ---- */
+
+static int has_room_for_note(const kafka_topic_t *topic, apr_time_t now)
+{
+    const kafka_ledger_t *ledger = &topic->ledger;
+
+    return atomic_load(&ledger->is_there) && !atomic_load(&topic->kafka->broken)
+           && ledger->under_way < UE_NOTES_MAX
+           && (ledger->under_way == 0 || now - ledger->since < NOTES_TOGETHER);
+}
+
+static void note_not_stored(kafka_ledger_t *ledger, rd_kafka_resp_err_t error)
+{
+    ledger->failed++;
+    ledger->why_failed = error;
+}
+
+/** librdkafka did not take a note. @return what the producer is told */
+static apr_status_t note_not_taken(kafka_ledger_t *ledger,
+                                   rd_kafka_resp_err_t error)
+{
+    switch (error) {
+    case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+    case RD_KAFKA_RESP_ERR__FATAL:
+        return APR_EAGAIN;
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+        atomic_store(&ledger->is_there, 0);
+        return APR_EAGAIN;
+    default:
+        note_not_stored(ledger, error);
+        return APR_EGENERAL;
+    }
+}
+
+static apr_status_t note(ue_sink_t *sink, const char *key, size_t key_len,
+                         const char *value, size_t value_len, uint32_t cookie)
+{
+    kafka_topic_t *topic = (kafka_topic_t *)sink;
+    kafka_ledger_t *ledger = &topic->ledger;
+    uint64_t whose = UE_WHOSE(topic->index, UE_NOTE_LANE, cookie);
+    apr_time_t now = ue_monotonic();
+    rd_kafka_resp_err_t error;
+
+    if (!has_room_for_note(topic, now)
+        || pthread_rwlock_tryrdlock(&topic->kafka->lock) != 0) {
+        return APR_EAGAIN;
+    }
+    error =
+        rd_kafka_producev(topic->kafka->rk, RD_KAFKA_V_TOPIC(ledger->name),
+                          RD_KAFKA_V_PARTITION(RD_KAFKA_PARTITION_UA),
+                          RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                          RD_KAFKA_V_KEY((void *)(uintptr_t)key, key_len),
+                          RD_KAFKA_V_VALUE((void *)(uintptr_t)value, value_len),
+                          RD_KAFKA_V_OPAQUE((void *)(uintptr_t)whose),
+                          RD_KAFKA_V_HEADER("content-type", CONTENT_TYPE,
+                                            sizeof(CONTENT_TYPE) - 1),
+                          RD_KAFKA_V_END);
+    pthread_rwlock_unlock(&topic->kafka->lock);
+    if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        return note_not_taken(ledger, error);
+    }
+    if (ledger->under_way++ == 0) {
+        ledger->since = now;
+    }
+    return APR_SUCCESS;
+}
+
+static void settle_note(kafka_topic_t *topic, const kafka_report_t *report)
+{
+    kafka_ledger_t *ledger = &topic->ledger;
+    int is_stored = report->error == RD_KAFKA_RESP_ERR_NO_ERROR;
+
+    ledger->under_way--;
+    if (!is_stored) {
+        note_not_stored(ledger, report->error);
+    }
+    if (report->error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+        || report->error == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION
+        || report->error == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) {
+        atomic_store(&ledger->is_there, 0);
+    }
+    topic->owner.noted(topic->owner.baton, report->ref, is_stored);
+}
+
 /* ---- back ---- */
 
 static ue_outcome_t outcome_of(const ue_kafka_t *kafka,
@@ -231,9 +321,15 @@ static ue_outcome_t outcome_of(const ue_kafka_t *kafka,
 void ue_kafka_settle(kafka_topic_t *topic, const kafka_report_t *report)
 {
     ue_kafka_t *kafka = topic->kafka;
-    kafka_partition_t *partition = &topic->partitions[report->partition];
-    ue_outcome_t outcome = outcome_of(kafka, report);
+    kafka_partition_t *partition;
+    ue_outcome_t outcome;
 
+    if (report->partition == UE_NOTE_LANE) {
+        settle_note(topic, report);
+        return;
+    }
+    partition = &topic->partitions[report->partition];
+    outcome = outcome_of(kafka, report);
     if (outcome == UE_TOO_LARGE && partition->size == 1) {
         outcome = UE_REFUSED;
     }
@@ -304,6 +400,15 @@ static void say_failed(kafka_topic_t *topic)
                topic->name, topic->lost, rd_kafka_err2str(topic->why_lost));
         topic->lost = 0;
     }
+    if (topic->ledger.failed
+        && ue_log_limit_pass(&limits->notes, now, LOG_EVERY, &held)) {
+        ue_log(UE_LOG_WARNING, APR_SUCCESS,
+               "UE0411: kafka: not written to the ledger: topic=%s records=%u: "
+               "%s",
+               topic->ledger.name, topic->ledger.failed,
+               rd_kafka_err2str(topic->ledger.why_failed));
+        topic->ledger.failed = 0;
+    }
 }
 
 static void poll_topic(ue_sink_t *sink, apr_time_t now)
@@ -322,10 +427,15 @@ static void poll_topic(ue_sink_t *sink, apr_time_t now)
     }
 }
 
+static int is_under_way(const kafka_topic_t *topic)
+{
+    return topic->under_way || topic->ledger.under_way;
+}
+
 /** Poll until all is reported. */
 static void bring_home(kafka_topic_t *topic, apr_time_t until)
 {
-    while (topic->under_way && ue_monotonic() < until) {
+    while (is_under_way(topic) && ue_monotonic() < until) {
         poll_topic(&topic->base, ue_monotonic());
         apr_sleep(apr_time_from_msec(1));
     }
@@ -340,7 +450,7 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
         topic->has_ended = 1;
         topic->is_last = ue_kafka_end(topic->kafka);
     }
-    if (topic->under_way) {
+    if (is_under_way(topic)) {
         /* What was not sent yet is told from what is on its way. But a purge is
          * the whole cluster's: another topic that still delivers would send
          * again what had arrived. */
@@ -349,7 +459,7 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
         }
         bring_home(topic, ue_monotonic() + PURGE_GRACE);
     }
-    return topic->under_way ? APR_TIMEUP : APR_SUCCESS;
+    return is_under_way(topic) ? APR_TIMEUP : APR_SUCCESS;
 }
 
 static apr_status_t start(ue_sink_t *sink, const ue_sink_owner_t *owner)
@@ -371,7 +481,7 @@ static const ue_sink_vtable_t kafka_vtable = {"kafka",
                                               has_room,
                                               submit,
                                               poll_topic,
-                                              NULL,
+                                              note,
                                               flush};
 
 apr_status_t ue_sink_kafka_open(ue_sink_t **sink, ue_kafka_t *kafka,
@@ -385,6 +495,7 @@ apr_status_t ue_sink_kafka_open(ue_sink_t **sink, ue_kafka_t *kafka,
     topic->base.vtable = &kafka_vtable;
     topic->kafka = kafka;
     topic->name = apr_pstrdup(p, name);
+    topic->ledger.name = apr_pstrcat(p, name, UE_LEDGER_SUFFIX, NULL);
     topic->index = kafka->topic_count;
     pthread_mutex_init(&topic->mutex, NULL);
     kafka->topics[kafka->topic_count++] = topic;

@@ -48,20 +48,24 @@ static size_t text_used(const ue_first_t *slot)
                                                                  : len;
 }
 
+/* Timestamp and ids lie behind each other. */
+static_assert(offsetof(ue_first_t, api_key_id) + sizeof(ue_uuid_t)
+                      - offsetof(ue_first_t, timestamp)
+                  == 56,
+              "without a hole");
+
 static uint32_t admission(const ue_first_t *slot, uint32_t salt)
 {
     struct {
         uint32_t generation;
         uint8_t method, method_len;
         uint16_t endpoint_len;
-        int64_t timestamp;
     } head = {slot->generation, slot->method, slot->method_len,
-              slot->endpoint_len,
-              atomic_load_explicit(&slot->timestamp, memory_order_relaxed)};
+              slot->endpoint_len};
     uint32_t crc = salt ^ (slot->flags & UE_SLOT_CONTINUED);
 
     crc = ue_crc32c(crc, &head, sizeof(head));
-    crc = ue_crc32c(crc, &slot->request_id, 3 * sizeof(ue_uuid_t));
+    crc = ue_crc32c(crc, (const void *)&slot->timestamp, 56);
     return ue_crc32c(crc, slot->text, text_used(slot));
 }
 

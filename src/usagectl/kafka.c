@@ -13,7 +13,6 @@
 
 #include <json-c/json.h>
 
-#define LEDGER "-ledger"
 #define PARTITIONS 12
 #define RETENTION "7d"
 #define UNLIMITED (-1)
@@ -113,13 +112,8 @@ static int read_where(ue_ctl_kafka_t *in)
         status = judge_name(in, UE_OPT_TOPIC, "--topic", "KAFKA_TOPIC",
                             ue_kafka_topic_check(topic, p));
     }
-    if (!status && strlen(topic) + strlen(LEDGER) > UE_TOPIC_MAX) {
-        status = judge_name(in, UE_OPT_TOPIC, "--topic", "KAFKA_TOPIC",
-                            "is too long: there must be room for " LEDGER
-                            " behind it");
-    }
     in->topic[0].name = topic;
-    in->topic[1].name = apr_pstrcat(p, topic, LEDGER, NULL);
+    in->topic[1].name = apr_pstrcat(p, topic, UE_LEDGER_SUFFIX, NULL);
     return status;
 }
 
@@ -179,8 +173,8 @@ static void compare_copies(ue_ctl_kafka_t *in, ue_ctl_topic_t *t)
                 "written to it",
                 needed, t->replication);
     }
-    else if (needed < 2 && t->replication >= UE_CTL_SAFE_COPIES
-             && in->broker_count >= UE_CTL_SAFE_COPIES) {
+    else if (needed < 2 && t->replication >= UE_KAFKA_SAFE_COPIES
+             && in->broker_count >= UE_KAFKA_SAFE_COPIES) {
         differs(t, in->ctl,
                 "min.insync.replicas is %d: what one broker alone has can be "
                 "lost with it; 2 would be right",

@@ -265,7 +265,7 @@ int ue_ctl_kafka_min_insync(ue_ctl_kafka_t *in)
     const char *own;
 
     in->min_insync = 0;
-    if (in->broker_count < UE_CTL_SAFE_COPIES) {
+    if (in->broker_count < UE_KAFKA_SAFE_COPIES) {
         return UE_CTL_DONE;
     }
     if (copies < 0) {
@@ -284,7 +284,7 @@ int ue_ctl_kafka_min_insync(ue_ctl_kafka_t *in)
         }
         copies = own ? atoi(own) : 0;
     }
-    in->min_insync = copies >= UE_CTL_SAFE_COPIES ? 2 : 0;
+    in->min_insync = copies >= UE_KAFKA_SAFE_COPIES ? 2 : 0;
     return UE_CTL_DONE;
 }
 

@@ -13,9 +13,6 @@
 #include "kafka_conf.h"
 #include "usagectl.h"
 
-/** Copies, and brokers, from which on two must have an event. */
-#define UE_CTL_SAFE_COPIES 3
-
 /** A topic: what is wanted of it, and what it is. */
 typedef struct {
     const char *name;

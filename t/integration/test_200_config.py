@@ -87,7 +87,7 @@ RIGHT = {
     "UsageKeyStore": ["file:{dir}/keys.json", "file:keys.json"],
     "UsageKafkaBrokers": ["localhost", "a:1", "a:65535,b_c.d-e:2", "[::1]",
                           "[::1]:9092,127.0.0.1:9092", '"a:1, b:2"'],
-    "UsageKafkaTopic": ["usage-events", "a", "A.b_c-1", "a" * 249, "..."],
+    "UsageKafkaTopic": ["usage-events", "a", "A.b_c-1", "a" * 242, "..."],
     "UsageKafkaOption": ["linger.ms 5", "compression.codec zstd"],
     "UsageKafkaBatchSize": ["1", "100", "10000"],
     "UsageKafkaBufferSize": ["1", "1000", "16384"],

@@ -535,7 +535,7 @@ def test_create_lets_the_broker_make_the_topic(secure, servers, watch):
 
 def test_init_kafka_with_no_more_than_its_rights(secure, watch):
     watch(secure)
-    grant(secure, 1, **{"usage-events": "init-events"})
+    grant(secure, 2, **{"usage-events": "init-events"})
     path = secret_file("admin.conf")
     path.write_text(with_our(blocks(SASL, "apache")[1], secure.bootstrap,
                              secure.certs, user="admin"))

@@ -222,6 +222,110 @@ static void test_topic_that_goes_and_comes(void **state)
     assert_each_once(&f, 4);
 }
 
+/* ---- the topic of the ledger ---- */
+
+/* Have it looked for at once. */
+static void look_again(kafka_topic_t *topic)
+{
+    pthread_rwlock_wrlock(&topic->kafka->lock);
+    topic->ledger.looked_at = 0;
+    pthread_rwlock_unlock(&topic->kafka->lock);
+}
+
+/* Is there such a topic? Asking for one by its name would make it. */
+static int is_made(const char *name)
+{
+    rd_kafka_t *rk = make_reader();
+    const struct rd_kafka_metadata *md;
+    int found = 0;
+
+    assert_int_equal(rd_kafka_metadata(rk, 1, NULL, &md, 5000), 0);
+    for (int i = 0; i < md->topic_cnt; i++) {
+        found |= !strcmp(md->topics[i].topic, name);
+    }
+    rd_kafka_metadata_destroy(md);
+    rd_kafka_destroy(rk);
+    return found;
+}
+
+/* Where nothing is known of it, and it can't be made, nobody names it: brokers
+ * make a topic that is named, as this one does. Events go on. */
+static void test_ledger_topic_is_not_named_before_it_is_there(void **state)
+{
+    feeder_t f;
+
+    begin(1);
+    make_one_topic("t", 2);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 200);
+    f.most = 10;
+    start_feeder(&f);
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    UNTIL(&f, count_said("UE0412") == 1);
+    UNTIL(&f, IS_DONE(&f));
+    assert_true(has_said("UE0412", "ledger topic t-ledger can't be made"));
+    feed_for(&f, 1500); /* metadata is asked for, by us and by librdkafka */
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    assert_false(is_made("t-ledger"));
+    look_again(f.topic);
+    feed_for(&f, 1200);
+    assert_int_equal(count_said("UE0412"), 1); /* limited in rate */
+    assert_false(is_made("t-ledger"));
+    assert_true(is_made("t"));
+    make_one_topic("t-ledger", 1);
+    look_again(f.topic);
+    UNTIL(&f, take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == 1);
+    assert_int_equal(count_notes(&f), 1);
+    assert_each_once(&f, 2);
+}
+
+/* It isn't made beside a topic that isn't there: its name may be wrong. */
+static void test_ledger_topic_waits_for_that_of_events(void **state)
+{
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 2);
+    rd_kafka_mock_topic_set_error(fix.mock, "t",
+                                  RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 20);
+    start_feeder(&f);
+    UNTIL(&f, count_said("UE0407") == 1);
+    feed_for(&f, 1200);
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    rd_kafka_mock_topic_set_error(fix.mock, "t", RD_KAFKA_RESP_ERR_NO_ERROR);
+    UNTIL(&f, take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == 1 && IS_DONE(&f));
+    assert_each_once(&f, 2);
+}
+
+/* One that is deleted is looked for again, and made. */
+static void test_ledger_topic_that_goes_and_comes(void **state)
+{
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 2);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 20);
+    start_feeder(&f);
+    UNTIL(&f, take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == 1 && IS_DONE(&f));
+    rd_kafka_mock_topic_set_error(fix.mock, "t-ledger",
+                                  RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    UNTIL(&f, take_note(&f) && !atomic_load(&f.topic->ledger.is_there));
+    look_again(f.topic);
+    UNTIL(&f, count_said("UE0412") == 1);
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    rd_kafka_mock_topic_set_error(fix.mock, "t-ledger",
+                                  RD_KAFKA_RESP_ERR_NO_ERROR);
+    look_again(f.topic);
+    UNTIL(&f, atomic_load(&f.topic->ledger.is_there));
+    UNTIL(&f, take_note(&f) == APR_SUCCESS && f.notes_stored > 2);
+    UNTIL(&f, f.notes_stored + f.notes_failed == f.notes);
+    assert_int_equal(count_notes(&f), f.notes_stored);
+    assert_each_once(&f, 2);
+}
+
 /* ---- fatal errors ---- */
 
 static void break_down(ue_kafka_t *kafka)
@@ -269,6 +373,43 @@ static void test_producer_is_replaced_after_a_fatal_error(void **state)
     assert_int_equal(count_stored(&g, 1, 2), 300);
     assert_int_equal(f.overtaken + g.overtaken, 0);
     assert_int_equal(credits_in_use(kafka), 0);
+    assert_true(threads_end("usage-kafka-end"));
+}
+
+/* What was noted is told, as not stored; and noted again with the new one. */
+static void test_notes_survive_a_fatal_error(void **state)
+{
+    ue_kafka_t *kafka;
+    const rd_kafka_t *old;
+    feeder_t f;
+
+    begin(1);
+    make_topic("t", 2);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 20);
+    start_feeder(&f);
+    UNTIL(&f, take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == 1 && IS_DONE(&f));
+    /* one request, which is never answered */
+    rd_kafka_mock_broker_push_request_error_rtts(
+        fix.mock, 1, PRODUCE, 1, RD_KAFKA_RESP_ERR_NO_ERROR, 60000);
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    UNTIL(&f, requests(1) == COUNTED);
+    old = kafka->rk;
+    break_down(kafka);
+    UNTIL(&f, f.notes_failed == 1);
+    UNTIL(&f, atomic_load(&kafka->broken));
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    kafka->made_at -= apr_time_from_sec(5);
+    UNTIL(&f, kafka->rk != old);
+    UNTIL(&f, take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == 2);
+    look_again(f.topic); /* the new one answers */
+    pthread_rwlock_wrlock(&kafka->lock);
+    atomic_store(&f.topic->ledger.is_there, 0);
+    pthread_rwlock_unlock(&kafka->lock);
+    UNTIL(&f, atomic_load(&f.topic->ledger.is_there));
+    assert_int_equal(f.wrong, 0);
     assert_true(threads_end("usage-kafka-end"));
 }
 
@@ -371,6 +512,43 @@ static void test_end_with_a_stalled_broker(void **state)
     set_down(-1); /* its other answers wait behind that one */
 }
 
+static void test_end_waits_for_notes(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f) && take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == f.notes);
+    count_requests(1, 300);
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    assert_true(flush_in_time(&f, apr_time_from_sec(10)));
+    assert_int_equal(f.notes_stored, f.notes);
+    /* What is noted at the very end, too. */
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    assert_true(flush_in_time(&f, apr_time_from_sec(10)));
+    assert_int_equal(f.notes_stored, f.notes);
+    assert_int_equal(count_notes(&f), f.notes);
+}
+
+static void test_end_leaves_no_note_untold(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f) && take_note(&f) == APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == f.notes);
+    count_requests(1, 60000);
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    UNTIL(&f, requests(1) == 1);
+    assert_true(flush_in_time(&f, apr_time_from_msec(100)));
+    assert_int_equal(f.notes_failed, 1);
+    assert_int_equal(f.topic->ledger.under_way, 0);
+    assert_int_equal(f.wrong, 0);
+    set_down(-1);
+}
+
 static void test_end_does_not_wait_for_a_report_that_never_comes(void **state)
 {
     apr_time_t begin_at;
@@ -471,12 +649,18 @@ static const struct CMUnitTest tests[] = {
     TEST(test_topic_that_is_not_there),
     TEST(test_topic_that_we_may_not_see),
     TEST(test_topic_that_goes_and_comes),
+    TEST(test_ledger_topic_is_not_named_before_it_is_there),
+    TEST(test_ledger_topic_waits_for_that_of_events),
+    TEST(test_ledger_topic_that_goes_and_comes),
     TEST(test_producer_is_replaced_after_a_fatal_error),
+    TEST(test_notes_survive_a_fatal_error),
     TEST(test_broken_producers_leave_no_threads),
     TEST(test_end_with_nothing_under_way),
     TEST(test_end_waits_for_answers_until_its_deadline),
     TEST(test_end_with_brokers_gone),
     TEST(test_end_with_a_stalled_broker),
+    TEST(test_end_waits_for_notes),
+    TEST(test_end_leaves_no_note_untold),
     TEST(test_end_does_not_wait_for_a_report_that_never_comes),
     TEST(test_end_with_a_resolver_that_hangs),
     TEST(test_resolver_that_hangs_holds_up_nobody),

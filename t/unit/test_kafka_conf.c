@@ -266,6 +266,7 @@ static void test_conf_topics(void **state)
     assert_in("usage-events", ue_kafka_topic_check(name, pool));
     name[UE_TOPIC_MAX] = '\0';
     assert_null(ue_kafka_topic_check(name, pool));
+    assert_int_equal(strlen(name) + strlen(UE_LEDGER_SUFFIX), 249);
     assert_null(ue_kafka_topic_check("A.b_c-9", pool));
     assert_null(ue_kafka_topic_check("...", pool));
     assert_non_null(ue_kafka_topic_check("", pool));

@@ -292,6 +292,149 @@ static void test_users_own_limit_of_time(void **state)
     assert_int_equal(count_said("UE0408"), 0);
 }
 
+/* ---- the ledger ---- */
+
+/* Note until so many were taken. */
+static void take_notes(feeder_t *f, uint32_t count)
+{
+    UNTIL(f, take_note(f) == APR_SUCCESS && f->notes == count);
+}
+
+static void test_each_note_goes_to_its_topics_own_ledger(void **state)
+{
+    ue_kafka_t *kafka;
+    feeder_t f, g;
+
+    begin(2);
+    make_topic("t", 4);
+    make_topic("u", 4);
+    kafka = open_kafka(fix.brokers, NULL, NULL);
+    open_feeder(&f, kafka, "t", 60);
+    open_feeder(&g, kafka, "u", 60);
+    start_feeder(&f);
+    start_feeder(&g);
+    UNTIL_BOTH(&f, &g,
+               take_note(&f) == APR_SUCCESS && take_note(&g) == APR_SUCCESS);
+    UNTIL_BOTH(&f, &g, f.notes_stored == f.notes && g.notes_stored == g.notes);
+    UNTIL_BOTH(&f, &g, IS_DONE(&f) && IS_DONE(&g));
+    /* One hears through the other's mail. */
+    take_notes(&f, f.notes + 1);
+    for (int i = 0; i < 5000 && !atomic_load(&f.topic->has_mail); i++) {
+        feed(&g);
+        apr_sleep(1000);
+    }
+    assert_int_equal(f.notes_stored, f.notes - 1);
+    UNTIL(&f, f.notes_stored == f.notes);
+    assert_int_equal(f.notes_failed + g.notes_failed, 0);
+    assert_int_equal(count_notes(&f), f.notes);
+    assert_int_equal(count_notes(&g), g.notes);
+    assert_each_once(&f, 4);
+    assert_each_once(&g, 4);
+    assert_int_equal(count_said("UE04"), 0);
+}
+
+/* Too many would wait in librdkafka; so would those behind others that were
+ * not answered yet. */
+static void test_notes_under_way_are_bounded(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 1, 1);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    take_notes(&f, 1);
+    UNTIL(&f, f.notes_stored == 1);
+    count_requests(1, 300);
+    for (int i = 0; i < 2000 && f.topic->ledger.under_way < UE_NOTES_MAX; i++) {
+        f.topic->ledger.since = ue_monotonic();
+        take_note(&f);
+    }
+    assert_int_equal(f.notes, 1 + UE_NOTES_MAX);
+    f.topic->ledger.since = ue_monotonic();
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    UNTIL(&f, f.notes_stored == f.notes);
+    count_requests(1, 300);
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    apr_sleep(apr_time_from_msec(20));
+    assert_true(APR_STATUS_IS_EAGAIN(take_note(&f)));
+    UNTIL(&f, f.notes_stored == f.notes);
+    assert_int_equal(take_note(&f), APR_SUCCESS);
+    UNTIL(&f, f.notes_stored == f.notes);
+    assert_int_equal(f.wrong, 0);
+    assert_int_equal(count_notes(&f), f.notes);
+}
+
+/* While the broker of the ledger says nothing, events go on. */
+static void test_notes_hold_up_no_events(void **state)
+{
+    feeder_t f;
+
+    begin(2);
+    make_topic("t", 4);
+    for (int i = 0; i < 4; i++) {
+        lead("t", i, 1);
+    }
+    lead("t-ledger", 0, 2);
+    open_feeder(&f, open_kafka(fix.brokers, NULL, NULL), "t", 300);
+    hold(&f);
+    start_feeder(&f);
+    take_notes(&f, 1);
+    UNTIL(&f, f.notes_stored == 1);
+    count_requests(2, 60000);
+    take_notes(&f, 2);
+    UNTIL(&f, requests(2) == 1);
+    assert_int_equal(credits_in_use(f.topic->kafka), 0);
+    assert_int_equal(f.topic->under_way, 0);
+    let_go(&f);
+    UNTIL(&f, IS_DONE(&f));
+    assert_int_equal(f.notes_stored, 1);
+    assert_each_once(&f, 4);
+    set_down(2);
+}
+
+static void test_failed_note_is_told_with_one_line(void **state)
+{
+    feeder_t f;
+
+    open_one(&f, 40, 1);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    fail_produce(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, 3);
+    for (uint32_t i = 1; i <= 3; i++) {
+        take_notes(&f, i);
+        UNTIL(&f, f.notes_failed == i);
+    }
+    take_notes(&f, 4);
+    UNTIL(&f, f.notes_stored == 1);
+    assert_int_equal(f.wrong, 0);
+    assert_int_equal(f.told[UE_DELIVERED], 40);
+    assert_int_equal(count_said("UE0411"), 1);
+    assert_true(has_said("UE0411", "topic=t-ledger records=1: "
+                                   "Broker: Topic authorization failed"));
+    assert_int_equal(count_said("UE0408"), 0);
+    assert_int_equal(count_notes(&f), 1);
+    assert_each_once(&f, 1);
+}
+
+/* One that librdkafka takes in no case is no reason to ask again. */
+static void test_note_that_is_too_large(void **state)
+{
+    static char value[2100000];
+    feeder_t f;
+
+    open_one(&f, 1, 1);
+    start_feeder(&f);
+    UNTIL(&f, IS_DONE(&f));
+    take_notes(&f, 1);
+    UNTIL(&f, f.notes_stored == 1);
+    assert_int_equal(
+        f.sink->vtable->note(f.sink, "k", 1, value, sizeof(value), COOKIE + 1),
+        APR_EGENERAL);
+    UNTIL(&f, count_said("UE0411") == 1);
+    assert_int_equal(f.topic->ledger.under_way, 0);
+    assert_int_equal(f.wrong, 0);
+}
+
 /* ---- two workers ---- */
 
 typedef struct {
@@ -358,6 +501,11 @@ static const struct CMUnitTest tests[] = {
     TEST(test_forbidden_topic_is_tried_again_with_one_line),
     TEST(test_passing_errors_are_not_told),
     TEST(test_users_own_limit_of_time),
+    TEST(test_each_note_goes_to_its_topics_own_ledger),
+    TEST(test_notes_under_way_are_bounded),
+    TEST(test_notes_hold_up_no_events),
+    TEST(test_failed_note_is_told_with_one_line),
+    TEST(test_note_that_is_too_large),
     TEST(test_each_of_three_workers_hears_of_his_own_events),
 };
 

@@ -13,6 +13,7 @@
 #include "unit.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 
 #include <apr_strings.h>
 #include <librdkafka/rdkafka.h>
@@ -25,13 +26,39 @@
 #define PRODUCE 0
 
 #define LANES_MAX 64
+#define NOTES_MAX 256
 #define EVENT_MAX 256
 #define KAFKAS_MAX 4
 #define LINES_MAX 1024
 
-#ifdef __SANITIZE_THREAD__
-#include <dlfcn.h>
+/* The mock cluster has no controller that could be asked for a topic's settings
+ * or to make one, which is tried with a real one. Here both are refused at
+ * once: two brokers are more than librdkafka asks. */
+void rd_kafka_DescribeConfigs(rd_kafka_t *rk, rd_kafka_ConfigResource_t **what,
+                              size_t count,
+                              const rd_kafka_AdminOptions_t *options,
+                              rd_kafka_queue_t *queue)
+{
+    void (*real)(rd_kafka_t *, rd_kafka_ConfigResource_t **, size_t,
+                 const rd_kafka_AdminOptions_t *, rd_kafka_queue_t *);
+    rd_kafka_ConfigResource_t *brokers[] = {
+        rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_BROKER, "1"),
+        rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_BROKER, "2")};
 
+    *(void **)&real = dlsym(RTLD_NEXT, "rd_kafka_DescribeConfigs");
+    real(rk, brokers, 2, options, queue);
+    rd_kafka_ConfigResource_destroy(brokers[0]);
+    rd_kafka_ConfigResource_destroy(brokers[1]);
+}
+
+void rd_kafka_CreateTopics(rd_kafka_t *rk, rd_kafka_NewTopic_t **topics,
+                           size_t count, const rd_kafka_AdminOptions_t *options,
+                           rd_kafka_queue_t *queue)
+{
+    rd_kafka_DescribeConfigs(rk, NULL, 0, options, queue);
+}
+
+#ifdef __SANITIZE_THREAD__
 /* Threads that have ended. Reading it after one is known to have ended puts
  * what it did before what the reader does: nobody joins detached threads. */
 static _Atomic int unit_ended;
@@ -173,10 +200,17 @@ static inline void begin(int brokers)
         apr_pstrdup(fix.pool, rd_kafka_mock_cluster_bootstraps(fix.mock));
 }
 
-static inline void make_topic(const char *name, int partitions)
+static inline void make_one_topic(const char *name, int partitions)
 {
     assert_int_equal(rd_kafka_mock_topic_create(fix.mock, name, partitions, 1),
                      RD_KAFKA_RESP_ERR_NO_ERROR);
+}
+
+/* With its ledger. */
+static inline void make_topic(const char *name, int partitions)
+{
+    make_one_topic(name, partitions);
+    make_one_topic(apr_pstrcat(fix.pool, name, "-ledger", NULL), 1);
 }
 
 /* -1: all brokers */
@@ -281,6 +315,9 @@ static inline void destroy_kafka(ue_kafka_t *kafka)
         free(topic->inbox);
         free(topic->partitions);
     }
+    if (kafka->answers) {
+        rd_kafka_queue_destroy(kafka->answers);
+    }
     if (kafka->rk) {
         /* Reports that nobody fetched would be waited for. */
         rd_kafka_purge(kafka->rk, RD_KAFKA_PURGE_F_QUEUE
@@ -347,6 +384,9 @@ typedef struct {
     uint32_t overtaken; /* messages that came out of order */
     uint32_t troubles;  /* errors of submit() */
     int connected;
+    uint32_t notes; /* taken; their cookies count from COOKIE */
+    uint32_t notes_stored, notes_failed;
+    uint8_t noted[NOTES_MAX]; /* how often */
 } feeder_t;
 
 static inline void on_report(void *baton, uint32_t lane, ue_slot_ref_t ref,
@@ -379,6 +419,36 @@ static inline void on_connected(void *baton, int connected)
     f->connected = connected;
 }
 
+#define COOKIE 0xfffff000u
+
+static inline void on_noted(void *baton, uint32_t cookie, int stored)
+{
+    feeder_t *f = baton;
+    uint32_t i = cookie - COOKIE;
+
+    if (i >= f->notes || f->noted[i]++) {
+        f->wrong++;
+    }
+    f->notes_stored += stored == 1;
+    f->notes_failed += stored == 0;
+}
+
+/* Offer the next note, from memory that is gone after that. */
+static inline apr_status_t take_note(feeder_t *f)
+{
+    char key[32], value[64];
+    int key_len = snprintf(key, sizeof(key), "key %u", f->notes);
+    int len = snprintf(value, sizeof(value), "{\"topic\":\"%s\",\"n\":%u}",
+                       f->topic->name, f->notes);
+    apr_status_t rv = f->sink->vtable->note(
+        f->sink, key, (size_t)key_len, value, (size_t)len, COOKIE + f->notes);
+
+    memset(key, 'z', sizeof(key));
+    memset(value, 'z', sizeof(value));
+    f->notes += rv == APR_SUCCESS;
+    return rv;
+}
+
 /* A feeder of count events of 97 organizations. */
 static inline void open_feeder(feeder_t *f, ue_kafka_t *kafka,
                                const char *topic, uint32_t count)
@@ -407,7 +477,7 @@ static inline void open_feeder(feeder_t *f, ue_kafka_t *kafka,
 
 static inline void start_feeder(feeder_t *f)
 {
-    ue_sink_owner_t owner = {on_report, on_connected, NULL, f};
+    ue_sink_owner_t owner = {on_report, on_connected, on_noted, f};
 
     assert_int_equal(f->sink->vtable->start(f->sink, &owner), APR_SUCCESS);
 }
@@ -610,6 +680,32 @@ static inline void check_message(feeder_t *f, uint64_t *last,
     event->stored++;
 }
 
+static inline void check_note(const feeder_t *f,
+                              const rd_kafka_message_t *message)
+{
+    rd_kafka_headers_t *headers = NULL;
+    char key[32], value[64];
+    const char *name;
+    const void *content;
+    size_t size;
+    unsigned i;
+
+    snprintf(key, sizeof(key), "%.*s", (int)message->key_len,
+             (const char *)message->key);
+    assert_int_equal(sscanf(key, "key %u", &i), 1);
+    snprintf(value, sizeof(value), "{\"topic\":\"%s\",\"n\":%u}",
+             f->topic->name, i);
+    assert_int_equal(message->len, strlen(value));
+    assert_memory_equal(message->payload, value, message->len);
+    assert_int_equal(rd_kafka_message_headers(message, &headers), 0);
+    assert_int_equal(rd_kafka_header_cnt(headers), 1);
+    assert_int_equal(
+        rd_kafka_header_get_all(headers, 0, &name, &content, &size), 0);
+    assert_string_equal(name, "content-type");
+    assert_int_equal(size, strlen("application/json"));
+    assert_memory_equal(content, "application/json", size);
+}
+
 static inline rd_kafka_t *make_reader(void)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -658,6 +754,43 @@ static inline void read_topic(feeder_t *f, int partitions)
     rd_kafka_queue_destroy(queue);
     rd_kafka_topic_destroy(rkt);
     rd_kafka_destroy(rk);
+}
+
+/* How many notes are in a feeder's ledger: each as it was offered, with one
+ * header. */
+static inline uint32_t count_notes(const feeder_t *f)
+{
+    rd_kafka_t *rk = make_reader();
+    rd_kafka_topic_t *rkt = rd_kafka_topic_new(
+        rk, apr_pstrcat(fix.pool, f->topic->name, "-ledger", NULL), NULL);
+    apr_time_t until = ue_monotonic() + apr_time_from_sec(30);
+    rd_kafka_message_t *messages[NOTES_MAX];
+    uint32_t n = 0;
+    int is_end = 0;
+
+    rd_kafka_consume_start(rkt, 0, 0);
+    while (!is_end) {
+        rd_kafka_message_t *message = rd_kafka_consume(rkt, 0, 100);
+
+        assert_true(ue_monotonic() < until && n < NOTES_MAX);
+        is_end = message && message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
+        if (message && message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+            check_note(f, message);
+            messages[n++] = message;
+        }
+        else if (message) {
+            rd_kafka_message_destroy(message);
+        }
+    }
+    /* Only now has the thread that read them let go of their memory: it counts
+     * who uses it by operations that ThreadSanitizer doesn't see. */
+    for (uint32_t i = 0; i < n; i++) {
+        rd_kafka_message_destroy(messages[i]);
+    }
+    rd_kafka_consume_stop(rkt, 0);
+    rd_kafka_topic_destroy(rkt);
+    rd_kafka_destroy(rk);
+    return n;
 }
 
 /* How many events are in the topic between so often and so often. */
