@@ -179,11 +179,12 @@ static int same_loss(const ue_loss_row_t *row, const ue_uuid_t *id,
            && ue_uuid_equal(&row->organization_id, id);
 }
 
-/** Can a row take one more? A run of numbers takes only the next. */
+/** Can a row take one more? A run of numbers takes only its neighbours. */
 static int takes(const ue_loss_row_t *row, uint32_t lane, uint64_t number)
 {
     return row->lane == lane
-           && (lane == UE_NO_LANE || GET(row->last) + 1 == number);
+           && (lane == UE_NO_LANE || GET(row->last) + 1 == number
+               || number + 1 == row->first);
 }
 
 /** What is to be counted in a row. */
@@ -264,7 +265,10 @@ void ue_ledger_lose(ue_account_t *account, const ue_uuid_t *id, apr_time_t when,
     if (!row) {
         row = nameless_row(account, &loss);
     }
-    if (row->lane != UE_NO_LANE) {
+    if (row->lane != UE_NO_LANE && number < row->first) {
+        row->first = number;
+    }
+    else if (row->lane != UE_NO_LANE) {
         SET(row->last, number);
     }
     ADD(row->count, 1);

@@ -83,7 +83,7 @@ apr_status_t ue_producer_create(ue_producer_t **producer,
         rv = ue_producer_start_sinks(p, sinks, count, pool);
     }
     if (rv == APR_SUCCESS) {
-        rv = ue_producer_open_stream(p);
+        rv = ue_producer_open_stream(p, pool);
     }
     if (rv == APR_SUCCESS && p->spool) {
         ue_producer_make_room(p);

@@ -171,6 +171,7 @@ struct ue_producer_t {
     /* the streams: the worker's */
     outlet_t *numbering;   /* the outlet whose events are numbered, or NULL */
     stream_t *streams;     /* all, our own too */
+    stream_t *former;      /* our own ones that are told and done with */
     stream_t *_Atomic own; /* request threads count losses in it */
     note_t notes[NOTES_MAX];
     watch_t watch;
@@ -226,7 +227,7 @@ void ue_producer_flush_sinks(ue_producer_t *p, apr_time_t deadline);
 /* ---- producer_streams.c: what each stream did ---- */
 
 /** Begin our own stream. @locality child, before the worker */
-apr_status_t ue_producer_open_stream(ue_producer_t *p);
+apr_status_t ue_producer_open_stream(ue_producer_t *p, apr_pool_t *pool);
 
 /** The stream that an event counts in. @locality worker */
 stream_t *ue_producer_stream_of(ue_producer_t *p, ue_slot_ref_t ref);
@@ -241,11 +242,15 @@ int ue_producer_renew_stream(ue_producer_t *p, uint32_t lanes);
 /** An event is stored by the sink with numbers. @locality worker */
 void ue_producer_count_delivered(ue_producer_t *p, ue_slot_ref_t ref);
 
-/** An event is settled, delivered or lost. Before its slot is released.
- * @param cause UE_LOSSES: delivered
- * @locality worker */
+/** An event is lost, by what a sink says.
+ * @param is_numbered that sink has the numbers @locality worker */
+void ue_producer_count_lost(ue_producer_t *p, ue_slot_ref_t ref,
+                            ue_loss_t cause, int is_numbered);
+
+/** An event is settled, delivered or lost, which was counted. Before its slot
+ * is released. @locality worker */
 void ue_producer_count_settled(ue_producer_t *p, ue_slot_ref_t ref,
-                               ue_loss_t cause);
+                               int is_lost);
 
 /** An event that has no slot, or will have none, is lost. @locality any */
 void ue_producer_count_dropped(ue_producer_t *p, const ue_uuid_t *id,

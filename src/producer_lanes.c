@@ -98,19 +98,27 @@ static void insert(outlet_t *outlet, list_t *list, ue_slot_ref_t ref)
 
 /* ---- reports ---- */
 
+/** A sink has refused an event: a loss, whatever the others do with it. */
+static void count_lost(ue_producer_t *p, ue_slot_ref_t ref, uint8_t mark,
+                       int is_numbered)
+{
+    ue_loss_t cause =
+        mark == UE_PENDING_REFUSED ? UE_LOST_REJECTED : UE_LOST_EXPIRED;
+
+    if (!(p->pending[ref - 1] & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED))) {
+        ue_metrics_lose(p->metrics, p->seat,
+                        ue_journal_organization(p->journal, ref), cause, 1);
+        ue_producer_count_lost(p, ref, cause, is_numbered);
+    }
+}
+
 /** An event has left all sinks: count it, and give its slot back. */
 static void count_settled(ue_producer_t *p, ue_slot_ref_t ref, uint8_t marks)
 {
-    if (marks & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED)) {
-        ue_loss_t cause =
-            marks & UE_PENDING_REFUSED ? UE_LOST_REJECTED : UE_LOST_EXPIRED;
+    int is_lost = marks & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED);
 
-        ue_metrics_lose(p->metrics, p->seat,
-                        ue_journal_organization(p->journal, ref), cause, 1);
-        ue_producer_count_settled(p, ref, cause);
-    }
-    else {
-        ue_producer_count_settled(p, ref, UE_LOSSES);
+    ue_producer_count_settled(p, ref, is_lost);
+    if (!is_lost) {
         ue_metrics_add(p->seat, UE_M_EVENTS_DELIVERED, 1);
     }
     if (!(marks & (uint8_t)~UE_PENDING_UNKNOWN)) {
@@ -142,6 +150,10 @@ static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
     ue_producer_t *p = outlet->producer;
     uint8_t *pending = &p->pending[ref - 1];
 
+    if (mark) {
+        /* While it is in the stream that its number is of. */
+        count_lost(p, ref, mark, outlet->sink->vtable->numbered);
+    }
     *pending |= mark;
     *pending &= (uint8_t)~outlet->bit;
     if (!mark && outlet->sink->vtable->numbered) {

@@ -678,8 +678,7 @@ static int is_keepsake(const ue_producer_t *p, const ue_account_t *account,
         const ue_spool_entry_t *entry =
             &APR_ARRAY_IDX(entries, i, ue_spool_entry_t);
 
-        if (entry->is_segment
-            && memcmp(&entry->stream, id, sizeof(*id)) == 0) {
+        if (entry->is_segment && memcmp(&entry->stream, id, sizeof(*id)) == 0) {
             return 0;
         }
     }
@@ -708,7 +707,8 @@ static int adopt(ue_producer_t *p, const ue_stream_t *id,
                             "with its slots",
                             NULL));
         }
-        else if (!APR_STATUS_IS_EBUSY(rv) && !APR_STATUS_IS_ENOENT(rv)) {
+        else if (!APR_STATUS_IS_EBUSY(rv) && !APR_STATUS_IS_ENOENT(rv)
+                 && rv != EROFS) { /* whether it is held, can't be told */
             complain_of_file(
                 p, rv,
                 "a stream that nobody holds can't be taken over; it is "

@@ -49,15 +49,51 @@ stream_t *ue_producer_stream_of(ue_producer_t *p, ue_slot_ref_t ref)
     return owner && !owner->has_moved ? owner : atomic_load(&p->own);
 }
 
-apr_status_t ue_producer_open_stream(ue_producer_t *p)
+static void free_all(stream_t *stream)
+{
+    while (stream) {
+        stream_t *next = stream->next;
+
+        while (stream->segments) {
+            segment_t *segment = stream->segments;
+
+            stream->segments = segment->next;
+            free(segment);
+        }
+        free(stream->held);
+        free(stream);
+        stream = next;
+    }
+}
+
+/** Only where a producer ends before its process does, as in tests. */
+static apr_status_t forget_streams(void *data)
+{
+    ue_producer_t *p = data;
+
+    while (p->own_segments) {
+        segment_t *segment = p->own_segments;
+
+        p->own_segments = segment->next;
+        free(segment);
+    }
+    free_all(p->streams);
+    free_all(p->former);
+    return APR_SUCCESS;
+}
+
+apr_status_t ue_producer_open_stream(ue_producer_t *p, apr_pool_t *pool)
 {
     stream_t *own = ue_producer_new_stream(p, 1);
 
     if (!own) {
         return APR_ENOMEM;
     }
+    apr_pool_cleanup_register(pool, p, forget_streams, apr_pool_cleanup_null);
     SET(own->file.account->watermark, apr_time_now() - FLOOR_LAG);
+    own->is_due = 1;
     p->streams = own;
+    p->ledger_at = ue_monotonic() + LEDGER_EVERY;
     atomic_store(&p->own, own);
     return APR_SUCCESS;
 }
@@ -73,28 +109,39 @@ void ue_producer_count_delivered(ue_producer_t *p, ue_slot_ref_t ref)
     SET(lane->delivered, GET(lane->delivered) + 1);
 }
 
-void ue_producer_count_settled(ue_producer_t *p, ue_slot_ref_t ref,
-                               ue_loss_t cause)
+/** An event of a stream that we have adopted is delivered or lost. */
+static void count_off(ue_producer_t *p, ue_slot_ref_t ref)
 {
-    ue_account_t *account = ue_producer_stream_of(p, ref)->file.account;
-    uint64_t number = p->numbering ? ue_journal_number(p->journal, ref) : 0;
     stream_t *owner = owner_of(p, ref);
 
-    if (cause == UE_LOSSES) {
-        ue_journal_retire(p->journal, ref);
-        SET(account->delivered, GET(account->delivered) + 1);
-    }
-    else {
-        ue_ledger_lose(account, ue_journal_organization(p->journal, ref),
-                       ue_journal_began(p->journal, ref), cause,
-                       number ? ue_journal_partition(p->journal, ref)
-                              : UE_NO_LANE,
-                       number);
-        ue_journal_retire(p->journal, ref);
-    }
     if (owner) {
         owner->open--;
-        owner->numbered -= owner->held && number;
+        owner->numbered -=
+            owner->held && p->numbering && ue_journal_number(p->journal, ref);
+    }
+}
+
+void ue_producer_count_lost(ue_producer_t *p, ue_slot_ref_t ref,
+                            ue_loss_t cause, int is_numbered)
+{
+    uint64_t number = is_numbered ? ue_journal_number(p->journal, ref) : 0;
+
+    ue_ledger_lose(ue_producer_stream_of(p, ref)->file.account,
+                   ue_journal_organization(p->journal, ref),
+                   ue_journal_began(p->journal, ref), cause,
+                   number ? ue_journal_partition(p->journal, ref) : UE_NO_LANE,
+                   number);
+    count_off(p, ref);
+}
+
+void ue_producer_count_settled(ue_producer_t *p, ue_slot_ref_t ref, int is_lost)
+{
+    ue_account_t *account = ue_producer_stream_of(p, ref)->file.account;
+
+    ue_journal_retire(p->journal, ref);
+    if (!is_lost) {
+        SET(account->delivered, GET(account->delivered) + 1);
+        count_off(p, ref);
     }
 }
 
@@ -217,6 +264,7 @@ static void succeed(ue_producer_t *p, stream_t *new, int64_t moved)
                      + (int64_t)(GET(account->delivered) + GET(account->lost))
                      - moved);
     new->next = p->streams;
+    new->is_due = 1;
     p->streams = new;
     atomic_store(&p->own, new);
     end_stream(old, UE_STREAM_CLOSED);
@@ -479,10 +527,12 @@ static void note_long_open(watch_t *w, const ue_uuid_t *id)
     w->open[i].count++;
 }
 
+/** The records are due now, with the new watermark. */
 static void end_watch(ue_producer_t *p)
 {
     watch_t *w = &p->watch;
     ue_account_t *account = atomic_load(&p->own)->file.account;
+    stream_t *stream;
 
     w->is_on = 0;
     if (w->oldest > GET(account->watermark)) {
@@ -490,6 +540,9 @@ static void end_watch(ue_producer_t *p)
     }
     memcpy(p->long_open, w->open, sizeof(p->long_open));
     p->long_count = w->open_count;
+    for (stream = p->streams; stream; stream = stream->next) {
+        stream->is_due = 1;
+    }
     ue_metrics_set(p->seat, UE_M_OLDEST_EVENT,
                    w->oldest < w->floor
                        ? (uint64_t)apr_time_sec(apr_time_now() - w->oldest)
@@ -738,13 +791,15 @@ static void tend_all(ue_producer_t *p, apr_time_t now)
         if (stream->was_adopted || stream->is_inherited) {
             free(stream);
         }
+        else {
+            stream->next = p->former; /* a request thread may hold it yet */
+            p->former = stream;
+        }
     }
 }
 
 void ue_producer_tend_streams(ue_producer_t *p, apr_time_t now)
 {
-    stream_t *stream;
-
     take_fresh(p);
     read_mail(p, now);
     if (p->watch.is_on) {
@@ -759,14 +814,9 @@ void ue_producer_tend_streams(ue_producer_t *p, apr_time_t now)
         p->inherit_at = now + INHERIT_EVERY;
         inherit(p);
     }
-    if (now >= p->ledger_at) {
+    if (now >= p->ledger_at && !p->watch.is_on) {
         p->ledger_at = now + LEDGER_EVERY;
-        for (stream = p->streams; stream; stream = stream->next) {
-            stream->is_due = 1;
-        }
-        if (!p->watch.is_on) {
-            begin_watch(p);
-        }
+        begin_watch(p);
     }
     if (ledger(p)) {
         write_due(p, now);

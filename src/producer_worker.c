@@ -281,6 +281,10 @@ uint64_t ue_producer_write_off(ue_producer_t *p, uint64_t *unknown)
             || !ue_journal_settle(p->journal, ref, 1u << state)) {
             continue;
         }
+        /* Refused by one sink, it is counted, though it waits for another. */
+        if (p->pending[ref - 1] & (UE_PENDING_REFUSED | UE_PENDING_EXPIRED)) {
+            continue;
+        }
         ue_metrics_lose(p->metrics, p->seat, id, cause_of(state), 1);
         ue_producer_count_dropped(p, id, ue_journal_began(p->journal, ref),
                                   cause_of(state));

@@ -190,13 +190,11 @@ static books_t add_up(const lane_sink_t *s, const lane_sink_t *file, int sinks)
             books.unknown += arrived;
             books.shutdown += !arrived;
         }
-        else if (sinks > 1 && !file->fate[i]) {
-            books.shutdown++;
-        }
         else if (s->fate[i] == UE_DELIVERED + 1) {
-            books.delivered++;
+            books.delivered += sinks == 1 || file->fate[i];
+            books.shutdown += sinks > 1 && !file->fate[i];
         }
-        else {
+        else { /* a loss, whatever becomes of it in the file */
             books.expired += s->fate[i] == UE_EXPIRED + 1;
             books.rejected += s->fate[i] != UE_EXPIRED + 1;
         }

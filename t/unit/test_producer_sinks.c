@@ -89,12 +89,33 @@ static void test_refused_by_one_sink_of_two(void **state)
         put_some(1, 4);
         feed_after(A_WHILE);
         feed_after(A_WHILE);
-        assert_int_equal(lost_in_all(), 0);
+        /* Counted when it is said, under the number that it had then; its
+         * slot waits for the other. */
+        assert_int_equal(metric(UE_M_EVENTS_LOST_EXPIRED), 2);
+        assert_int_equal(ue_producer_unsettled(direct), 4);
         f->choose = choose_delivered;
         feed_out();
         assert_int_equal(metric(UE_M_EVENTS_LOST_EXPIRED), 2);
         assert_int_equal(metric(UE_M_EVENTS_DELIVERED), 2);
         check_end();
+    }
+}
+
+/* Nor is it counted again at the end, if the other never had it. */
+static void test_refused_by_one_sink_is_lost_once(void **state)
+{
+    lane_sink_t *f, *k;
+
+    BOTH_WAYS(f, k)
+    {
+        k->choose = choose_expired;
+        f->choose = choose_hold;
+        put_some(1, 4);
+        feed_after(A_WHILE);
+        feed_after(A_WHILE);
+        close_direct();
+        assert_int_equal(metric(UE_M_EVENTS_LOST_EXPIRED), 2);
+        assert_int_equal(lost_in_all(), 4);
     }
 }
 
@@ -445,6 +466,7 @@ static void test_gauge_has_its_name(void **state)
 static const struct CMUnitTest tests[] = {
     LANES_TEST(test_slot_settles_when_both_sinks_are_done),
     LANES_TEST(test_refused_by_one_sink_of_two),
+    LANES_TEST(test_refused_by_one_sink_is_lost_once),
     LANES_TEST(test_file_in_trouble_while_kafka_holds),
     LANES_TEST(test_file_gives_back),
     LANES_TEST(test_file_alone_gives_back),

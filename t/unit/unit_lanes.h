@@ -517,7 +517,7 @@ static inline void make_direct(const ue_producer_config_t *config, int sinks)
         APR_SUCCESS);
     assert_int_equal(ue_producer_start_sinks(direct, list, sinks, fix.pool),
                      APR_SUCCESS);
-    assert_int_equal(ue_producer_open_stream(direct), APR_SUCCESS);
+    assert_int_equal(ue_producer_open_stream(direct, fix.pool), APR_SUCCESS);
 }
 
 static inline void make_threaded(const ue_producer_config_t *config, int sinks)
