@@ -499,6 +499,9 @@ const char *ue_config_add_heir(ue_setup_t *setup,
     plan.config = *like;
     plan.config.is_heir = 1;
     plan.target = *target;
+    if (target->topic[0] && ue_kafka_topic_check(target->topic, p)) {
+        return "their topic has no name that Kafka would take";
+    }
     for (i = 0; target->topic[0] && i < setup->clusters->nelts; i++) {
         const ue_cluster_t *cluster =
             &APR_ARRAY_IDX(setup->clusters, i, ue_cluster_t);
@@ -516,19 +519,21 @@ const char *ue_config_add_heir(ue_setup_t *setup,
                             "these UsageKafkaBrokers",
                             target->topic, target->brokers);
     }
-    if (target->event_file[0]) {
-        plan.event_file = apr_pstrdup(p, target->event_file);
-        for (i = 0; i < setup->plans->nelts; i++) {
-            const char *file =
-                APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).event_file;
+    /* The name is from a file that httpd's children can write to, and the
+     * parent may be root: it opens only what the configuration names. */
+    for (i = 0; target->event_file[0] && i < setup->plans->nelts; i++) {
+        const char *file =
+            APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t).event_file;
 
-            if (file && !strcmp(file, plan.event_file)) {
-                return apr_psprintf(p,
-                                    "they are for %s, which another "
-                                    "configuration of Kafka uses now",
-                                    file);
-            }
+        if (file && !strcmp(file, target->event_file)) {
+            plan.event_file = file;
         }
+    }
+    if (target->event_file[0] && !plan.event_file) {
+        return apr_psprintf(p,
+                            "they are for %s, and no server has this "
+                            "UsageEventFile",
+                            target->event_file);
     }
     APR_ARRAY_PUSH(setup->plans, ue_producer_plan_t) = plan;
     return NULL;

@@ -468,7 +468,6 @@ static void write_admission(const ue_journal_t *j, ue_first_t *slot,
     slot->organization_id = a->organization_id;
     slot->api_key_id = a->api_key_id;
     slot->number = 0;
-    slot->generation++;
     stamp(j, slot, when);
     atomic_store(&slot->state, UE_SLOT_ADMITTED);
     floor = atomic_load(&j->floor);
@@ -503,6 +502,10 @@ apr_status_t ue_journal_admit(ue_journal_t *j, const ue_admission_t *a,
         return APR_EAGAIN;
     }
     slot = &slot_at(j, *ref)->first;
+    /* First of all, so that a thread that is killed in here leaves nothing
+     * proved of the slot's earlier use. */
+    slot->generation++;
+    atomic_signal_fence(memory_order_seq_cst);
     slot->method = code;
     slot->flags = further ? UE_SLOT_CONTINUED : 0;
     slot->endpoint_len = (uint16_t)(len - method_len);
@@ -602,6 +605,28 @@ void ue_journal_mark_in_file(ue_journal_t *j, ue_slot_ref_t ref)
         ue_slot_check_delivery(slot,
                                slot->number ? UE_PHASE_SENT : UE_PHASE_NONE);
     }
+}
+
+void ue_journal_leave_topic(ue_journal_t *j, ue_slot_ref_t ref, int refused)
+{
+    ue_first_t *slot = &slot_at(j, ref)->first;
+
+    if (j->checked) {
+        ue_slot_check_delivery(slot,
+                               refused ? UE_PHASE_REFUSED : UE_PHASE_STORED);
+    }
+    change(slot, UE_SLOT_SENT, UE_SLOT_LISTED);
+}
+
+int ue_journal_was_refused(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return (slot_at(j, ref)->first.flags & UE_SLOT_REFUSED) != 0;
+}
+
+int ue_journal_left_topic(const ue_journal_t *j, ue_slot_ref_t ref)
+{
+    return (slot_at(j, ref)->first.flags & (UE_SLOT_IN_TOPIC | UE_SLOT_REFUSED))
+           != 0;
 }
 
 int ue_journal_is_in_file(const ue_journal_t *j, ue_slot_ref_t ref)

@@ -237,6 +237,19 @@ void ue_journal_send(ue_journal_t *journal, ue_slot_ref_t ref,
 /** The event file has it. @locality worker */
 void ue_journal_mark_in_file(ue_journal_t *journal, ue_slot_ref_t ref);
 
+/** The topic has it or has refused it, and only the event file is still to
+ * come: SENT becomes LISTED. @locality worker */
+void ue_journal_leave_topic(ue_journal_t *journal, ue_slot_ref_t ref,
+                            int refused);
+
+/** Of a slot that was taken over: has the topic refused it?
+ * @locality worker */
+int ue_journal_was_refused(const ue_journal_t *journal, ue_slot_ref_t ref);
+
+/** Of a slot that was taken over: is the topic done with it?
+ * @locality worker */
+int ue_journal_left_topic(const ue_journal_t *journal, ue_slot_ref_t ref);
+
 int ue_journal_is_in_file(const ue_journal_t *journal, ue_slot_ref_t ref);
 
 /** The partition it was sent to. @locality worker */

@@ -222,7 +222,12 @@ static ue_loss_row_t *row_for(ue_account_t *account, const loss_t *loss)
                             &loss->organization_id, sizeof(ue_uuid_t));
     int i;
 
-    for (i = 0; i < PROBES; i++, at++) {
+    /* What has numbers must be told with them: somebody looks for them. */
+    int probes = loss->lane == UE_NO_LANE
+                     ? PROBES
+                     : UE_LOSS_ROWS - UE_LOSS_ROWS_NAMELESS;
+
+    for (i = 0; i < probes; i++, at++) {
         ue_loss_row_t *row =
             &account->losses[at % (UE_LOSS_ROWS - UE_LOSS_ROWS_NAMELESS)];
 
@@ -303,25 +308,32 @@ uint64_t ue_ledger_lost_of(const ue_account_t *account, uint32_t lane)
  * its row; a power cut, rows that are newer than the sums. */
 static void mend_losses(ue_account_t *account)
 {
+    uint64_t *of_lane = calloc(UE_LANES_MAX, sizeof(*of_lane));
     uint64_t all = 0;
     uint32_t i;
 
     for (i = 0; i < UE_LOSS_ROWS; i++) {
         ue_loss_row_t *row = &account->losses[i];
+        uint64_t count = GET(row->count);
 
         if (GET(row->state) != ROW_GOOD) {
             continue;
         }
         if (row->lane < UE_LANES_MAX && GET(row->last) >= row->first) {
-            uint64_t most = GET(row->last) - row->first + 1;
-
-            if (GET(row->count) < most) {
-                ADD(account->lane[row->lane].lost, most - GET(row->count));
-                SET(row->count, most);
+            count = GET(row->last) - row->first + 1;
+            SET(row->count, count);
+            if (of_lane) {
+                of_lane[row->lane] += count;
             }
         }
-        all += GET(row->count);
+        all += count;
     }
+    for (i = 0; of_lane && i < UE_LANES_MAX; i++) {
+        if (GET(account->lane[i].lost) < of_lane[i]) {
+            SET(account->lane[i].lost, of_lane[i]);
+        }
+    }
+    free(of_lane);
     if (GET(account->lost) < all) {
         SET(account->lost, all);
     }
@@ -330,12 +342,16 @@ static void mend_losses(ue_account_t *account)
 void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
                          const uint64_t *open, uint64_t waiting)
 {
+    const ue_identity_t *id = ue_ledger_identity(account);
     uint64_t delivered = 0;
     uint32_t numbered = 0;
     uint32_t i;
 
     mend_losses(account);
-    for (i = 0; i < UE_LANES_MAX; i++) {
+    /* Once numbers were forgotten, or all was settled, there is nothing to be
+     * worked out of them. */
+    for (i = 0; i < UE_LANES_MAX && GET(account->state) == UE_STREAM_OPEN;
+         i++) {
         ue_lane_count_t *lane = &account->lane[i];
         uint64_t gone;
 
@@ -354,7 +370,8 @@ void ue_ledger_reconcile(ue_account_t *account, const uint64_t *highest,
             GET(lane->sent) > gone ? GET(lane->sent) - gone : 0);
         delivered += GET(lane->delivered);
     }
-    if (numbered) {
+    /* With an event file, too, what the topic has may not be delivered yet. */
+    if (numbered && id && !id->target.event_file[0]) {
         SET(account->delivered, delivered);
     }
     SET(account->admitted,

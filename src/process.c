@@ -23,6 +23,7 @@
 APLOG_USE_MODULE(usage_events);
 
 #define SEATS_MAX 2048
+#define HEIRS_END 64 /* plans beyond are not for what others have left */
 #define WATCH_EVERY apr_time_from_msec(250)
 #define WATCH_ENDS_WITHIN 2000 /* milliseconds */
 
@@ -278,6 +279,10 @@ static int open_sinks(ue_setup_t *setup, server_rec *s, apr_pool_t *pconf)
         ue_producer_plan_t *plan =
             &APR_ARRAY_IDX(setup->plans, i, ue_producer_plan_t);
 
+        if (plan->config.is_heir && i >= HEIRS_END) {
+            setup->plans->nelts = i; /* heirs come last; the rest must wait */
+            break;
+        }
         if (plan->event_file) {
             result = open_file_sink(plan, s, pconf);
         }
@@ -352,16 +357,18 @@ static void find_heirs(ue_setup_t *setup, const ue_producer_config_t *like,
         const ue_spool_entry_t *entry =
             &APR_ARRAY_IDX(entries, i, ue_spool_entry_t);
         ue_identity_t identity;
+        ue_stream_state_t state;
         const char *why;
 
         if (entry->is_segment
-            || ue_spool_read_identity(like->spool, entry->name, &identity)
+            || ue_spool_read_identity(like->spool, entry->name, &identity,
+                                      &state)
                    != APR_SUCCESS
             || is_planned(setup, like, &identity.target)) {
             continue;
         }
         why = ue_config_add_heir(setup, like, &identity.target, pconf);
-        if (why) {
+        if (why && state == UE_STREAM_OPEN) {
             ap_log_error(APLOG_MARK, APLOG_ERR, 0, s,
                          "UE0008: UsageSpool %s: events of stream %.32s wait "
                          "and can't be sent: %s",

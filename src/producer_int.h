@@ -95,8 +95,11 @@ struct stream_t {
     ue_slot_ref_t *held; /* what must wait until those are home */
     uint32_t held_count;
     int was_adopted;
-    int is_inherited;  /* of a child without a spool: only to be told of */
-    int has_moved;     /* its events belong to our own stream now */
+    int is_inherited;    /* of a child without a spool: only to be told of */
+    int has_moved;       /* its events belong to our own stream now */
+    apr_time_t oldest;   /* of what was adopted */
+    apr_time_t again_at; /* monotonic: tell the last record once more */
+    int is_told_again;
     int is_over;       /* nothing of it is to come; its last record is due */
     int is_due;        /* a record is to be written */
     uint64_t noted;    /* its losses, when that was last done */
@@ -110,6 +113,9 @@ typedef struct {
     ue_slot_ref_t *refs; /* malloc()ed; by number, then by time */
     uint32_t count;
     uint32_t numbered; /* so many come first */
+    int has_asked;     /* how many partitions there are, since it was found */
+    uint32_t answers;  /* that there had been then */
+    uint32_t refused;  /* of all, counted as lost, for the event file to have */
     uint64_t interrupted, torn;
     int is_unclean; /* from another boot, or cut: its numbers count no more */
 } adoption_t;
@@ -129,6 +135,7 @@ typedef struct {
     int is_on;
     ue_slot_ref_t next;
     apr_time_t floor, oldest, long_ago;
+    apr_time_t waits; /* the oldest with what was adopted */
     ue_long_open_t open[32];
     int open_count;
 } watch_t;
@@ -154,7 +161,8 @@ struct ue_producer_t {
     _Atomic apr_time_t deadline;  /* monotonic, 0: not set yet */
     _Atomic apr_time_t last_call; /* monotonic, 0: nobody will kill us */
     uint32_t shown_slots, shown_free;
-    int32_t shown; /* our part of the gauge of queued events */
+    ue_slot_ref_t walk_at; /* where the next look for stranded slots begins */
+    int32_t shown;         /* our part of the gauge of queued events */
     ue_log_limit_t full;
 
     outlet_t outlets[UE_PRODUCER_SINKS];
@@ -187,7 +195,10 @@ struct ue_producer_t {
     ue_journal_id_t id;
     pthread_mutex_t naming; /* whoever names segments by the own stream */
     segment_t *own_segments;
-    uint32_t next_segment; /* slots of the next one */
+    uint32_t next_segment;   /* slots of the next one */
+    uint32_t first_segment;  /* slots that the first one has */
+    _Atomic int wants_file;  /* an heir needs a stream of its own */
+    _Atomic uint32_t untold; /* ended streams that are not told yet */
     sem_t spool_wake;
     _Atomic int spool_ending;
     adoption_t *_Atomic mail; /* to the worker */
@@ -239,8 +250,15 @@ stream_t *ue_producer_stream_of(ue_producer_t *p, ue_slot_ref_t ref);
  */
 int ue_producer_renew_stream(ue_producer_t *p, uint32_t lanes);
 
+/** Numbers that were given are about to be forgotten: streams that have such
+ * are unclean. @locality worker */
+void ue_producer_forget_numbers(ue_producer_t *p);
+
 /** An event is stored by the sink with numbers. @locality worker */
 void ue_producer_count_delivered(ue_producer_t *p, ue_slot_ref_t ref);
+
+/** The sink with numbers is done with an event. @locality worker */
+void ue_producer_count_home(ue_producer_t *p, ue_slot_ref_t ref);
 
 /** An event is lost, by what a sink says.
  * @param is_numbered that sink has the numbers @locality worker */
@@ -279,6 +297,9 @@ apr_status_t ue_producer_open_spool(ue_producer_t *p, apr_pool_t *pool);
 /** Have the first slots, or the first requests would find none. @locality
  * child, before the worker */
 void ue_producer_make_room(ue_producer_t *p);
+
+/** How often to look for streams that nobody holds. */
+apr_interval_time_t ue_producer_scan_every(const ue_producer_t *p);
 
 /** Will the journal be full soon? */
 int ue_producer_wants_more(const ue_producer_t *p);

@@ -156,6 +156,9 @@ static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
     }
     *pending |= mark;
     *pending &= (uint8_t)~outlet->bit;
+    if (outlet->sink->vtable->numbered) {
+        ue_producer_count_home(p, ref);
+    }
     if (!mark && outlet->sink->vtable->numbered) {
         ue_producer_count_delivered(p, ref);
     }
@@ -163,7 +166,7 @@ static void leave(outlet_t *outlet, ue_slot_ref_t ref, uint8_t mark)
         if (outlet->sink->vtable->numbered) {
             /* What happens to it now is about the other sink. */
             *pending &= (uint8_t)~UE_PENDING_UNKNOWN;
-            ue_journal_unsend(p->journal, ref);
+            ue_journal_leave_topic(p->journal, ref, mark != 0);
         }
         else {
             ue_journal_mark_in_file(p->journal, ref);
@@ -365,10 +368,13 @@ void ue_producer_list_adopted(ue_producer_t *p, ue_slot_ref_t ref, int numbered,
 
     p->since[ref - 1] = as_ms(now);
     *pending = numbered ? UE_PENDING_UNKNOWN : 0;
+    *pending |=
+        ue_journal_was_refused(p->journal, ref) ? UE_PENDING_REFUSED : 0;
     for (i = 0; i < p->outlet_count; i++) {
         outlet_t *outlet = &p->outlets[i];
 
-        if (outlet != p->numbering && ue_journal_is_in_file(p->journal, ref)) {
+        if (outlet == p->numbering ? ue_journal_left_topic(p->journal, ref)
+                                   : ue_journal_is_in_file(p->journal, ref)) {
             continue;
         }
         if (outlet == p->numbering && numbered) {
@@ -417,6 +423,9 @@ static void deal(outlet_t *outlet, uint32_t lanes)
     room = realloc(outlet->lanes, lanes * sizeof(*room));
     if (room) {
         outlet->lanes = room;
+    }
+    if (numbered) {
+        ue_producer_forget_numbers(p);
     }
     for (ue_slot_ref_t ref = numbered ? outlet->unsorted.first : 0; ref;
          ref = outlet->next[ref - 1]) {

@@ -25,6 +25,8 @@
 #include <apr_tables.h>
 
 #define FIRST_SEGMENT 16384
+#define CHILDREN 32 /* that a spool has room for at least */
+#define UNTOLD_MOST 64
 #define GROWS_BY 4 /* a quarter of what there is */
 #define SCAN_EVERY apr_time_from_msec(500)
 #define SCAN_STREAMS 16 /* so many are looked at so often */
@@ -91,7 +93,7 @@ stream_t *ue_producer_new_stream(ue_producer_t *p, int may_be_memory)
         free(stream);
         return NULL;
     }
-    if (p->spool) {
+    if (p->spool && (!p->config.is_heir || atomic_load(&p->wants_file))) {
         identity.salt = p->id.salt;
         rv = ue_spool_stream_create(p->spool, &stream->file, &identity);
         if (rv == APR_SUCCESS) {
@@ -154,7 +156,7 @@ static apr_status_t grow(ue_producer_t *p)
     uint32_t wanted = count / GROWS_BY;
     apr_status_t rv = APR_ENOSPC;
 
-    wanted = wanted > FIRST_SEGMENT ? wanted : FIRST_SEGMENT;
+    wanted = wanted > p->first_segment ? wanted : p->first_segment;
     wanted -= wanted % UE_SEGMENT_UNIT;
     for (; wanted >= UE_SEGMENT_UNIT && APR_STATUS_IS_ENOSPC(rv);
          wanted = wanted / 2 - wanted / 2 % UE_SEGMENT_UNIT) {
@@ -164,12 +166,25 @@ static apr_status_t grow(ue_producer_t *p)
     return rv;
 }
 
+/** A small spool is not for the first child alone. */
+static uint32_t first_segment(apr_off_t most)
+{
+    apr_off_t slots = most / UE_SLOT_SIZE / CHILDREN;
+
+    if (slots > FIRST_SEGMENT) {
+        return FIRST_SEGMENT;
+    }
+    slots -= slots % UE_SEGMENT_UNIT;
+    return slots > UE_SEGMENT_UNIT ? (uint32_t)slots : UE_SEGMENT_UNIT;
+}
+
 apr_status_t ue_producer_open_spool(ue_producer_t *p, apr_pool_t *pool)
 {
     apr_status_t rv =
         ue_spool_open(&p->spool, p->config.spool, p->config.spool_most, pool);
 
     pthread_mutex_init(&p->naming, NULL);
+    p->first_segment = first_segment(p->config.spool_most);
     if (rv != APR_SUCCESS) {
         complain_of_room(p, rv);
     }
@@ -179,13 +194,16 @@ apr_status_t ue_producer_open_spool(ue_producer_t *p, apr_pool_t *pool)
 int ue_producer_wants_more(const ue_producer_t *p)
 {
     return !p->config.is_heir
-           && ue_journal_free(p->journal) < FIRST_SEGMENT / 2;
+           && ue_journal_free(p->journal) < p->first_segment / 2;
 }
 
 /** Our own account is in memory, since there was no room: make it a file, so
  * that there can be slots. */
 static void leave_memory(ue_producer_t *p)
 {
+    if (p->config.is_heir && !atomic_load(&p->wants_file)) {
+        return;
+    }
     if (atomic_load(&p->own)->file.fd < 0 && !atomic_load(&p->fresh)) {
         stream_t *fresh = ue_producer_new_stream(p, 0);
 
@@ -384,10 +402,31 @@ static int collect(judging_t *j, ue_slot_ref_t ref, int has_number)
     return 1;
 }
 
-/** The number that an event was sent under, 0: none. */
-static uint64_t number_of(const ue_first_t *slot, ue_slot_proof_t proof)
+/** The number that an event is to be sent under again, 0: none. */
+static uint64_t number_of(const judging_t *j, const ue_first_t *slot,
+                          ue_slot_proof_t proof)
 {
-    return proof.sent && slot->partition < UE_LANES_MAX ? slot->number : 0;
+    uint32_t lanes = atomic_load(&j->a->stream->file.account->lanes);
+
+    return proof.sent && slot->partition < lanes && lanes <= UE_LANES_MAX
+               ? slot->number
+               : 0;
+}
+
+/** Have the slot say of its sinks just what was proved. */
+static void note_sinks(const judging_t *j, ue_slot_ref_t ref, uint64_t number,
+                       ue_slot_proof_t proof)
+{
+    ue_first_t *slot = &ue_journal_slot(j->p->journal, ref)->first;
+
+    slot->flags &=
+        (uint8_t) ~(UE_SLOT_IN_FILE | UE_SLOT_IN_TOPIC | UE_SLOT_REFUSED);
+    slot->flags |= proof.in_file ? UE_SLOT_IN_FILE : 0;
+    slot->flags |= proof.in_topic ? UE_SLOT_IN_TOPIC : 0;
+    slot->flags |= proof.refused ? UE_SLOT_REFUSED : 0;
+    if (!number && !proof.in_topic && !proof.refused) {
+        ue_journal_forget(j->p->journal, ref);
+    }
 }
 
 /** Bring an event of which a request or more is proved into the state that a
@@ -397,7 +436,7 @@ static int revive(judging_t *j, ue_region_t *region, ue_slot_ref_t ref,
 {
     const ue_journal_t *journal = j->p->journal;
     ue_first_t *slot = &ue_journal_slot(journal, ref)->first;
-    uint64_t number = number_of(slot, proof);
+    uint64_t number = number_of(j, slot, proof);
 
     if (number) {
         uint64_t *highest = &j->highest[slot->partition];
@@ -413,20 +452,17 @@ static int revive(judging_t *j, ue_region_t *region, ue_slot_ref_t ref,
         note_torn(j, slot, 1, number);
         return 1;
     }
-    if (!proof.in_file) {
-        slot->flags &= (uint8_t)~UE_SLOT_IN_FILE;
-    }
+    note_sinks(j, ref, number, proof);
+    j->a->refused += (uint32_t)proof.refused;
     if (proof.proof == UE_PROOF_ADMITTED) {
         atomic_store(&slot->state, UE_SLOT_ADMITTED);
         ue_journal_interrupt(j->p->journal, ref);
         atomic_fetch_add(&j->a->stream->file.account->interrupted, 1);
+        ue_metrics_add(j->p->seat, UE_M_EVENTS_INTERRUPTED, 1);
         j->a->interrupted++;
     }
     if (number) {
         j->open[slot->partition]++;
-    }
-    else {
-        ue_journal_forget(j->p->journal, ref);
     }
     atomic_store(&slot->state, UE_SLOT_LISTED);
     occupy(j, region, ref);
@@ -470,13 +506,20 @@ static int judge_all(judging_t *j)
     return 1;
 }
 
+static uint64_t number_to_send(const ue_journal_t *journal, ue_slot_ref_t ref)
+{
+    return ue_journal_left_topic(journal, ref)
+               ? 0
+               : ue_journal_number(journal, ref);
+}
+
 static int by_order(const void *a, const void *b, void *baton)
 {
     const ue_journal_t *journal = baton;
     ue_slot_ref_t x = *(const ue_slot_ref_t *)a;
     ue_slot_ref_t y = *(const ue_slot_ref_t *)b;
-    uint64_t nx = ue_journal_number(journal, x);
-    uint64_t ny = ue_journal_number(journal, y);
+    uint64_t nx = number_to_send(journal, x);
+    uint64_t ny = number_to_send(journal, y);
 
     /* What has no number comes after all that have. */
     if (nx != ny) {
@@ -487,6 +530,24 @@ static int by_order(const void *a, const void *b, void *baton)
                                                                            : 1;
     }
     return x < y ? -1 : x > y;
+}
+
+/** What has moved into it from elsewhere may be older than it. */
+static void note_oldest(const ue_producer_t *p, adoption_t *a)
+{
+    ue_account_t *account = a->stream->file.account;
+    apr_time_t oldest = apr_time_now();
+    uint32_t i;
+
+    for (i = 0; i < a->count; i++) {
+        apr_time_t began = ue_journal_began(p->journal, a->refs[i]);
+
+        oldest = began < oldest ? began : oldest;
+    }
+    a->stream->oldest = oldest;
+    if (atomic_load(&account->watermark) > oldest) {
+        atomic_store(&account->watermark, oldest);
+    }
 }
 
 /** Find what a stream has left. @return whether there was memory */
@@ -502,8 +563,9 @@ static int judge(ue_producer_t *p, adoption_t *a)
 
     if (done) {
         ue_ledger_reconcile(a->stream->file.account, j.highest, j.open,
-                            a->count);
-        a->stream->open = a->count;
+                            a->count - a->refused);
+        note_oldest(p, a);
+        a->stream->open = a->count - a->refused;
         if (a->count) {
             qsort_r(a->refs, a->count, sizeof(*a->refs), by_order, p->journal);
         }
@@ -514,6 +576,15 @@ static int judge(ue_producer_t *p, adoption_t *a)
 }
 
 /* ---- taking over: files ---- */
+
+/** A file was too short, and is not any more: let the account remember. */
+static void note_cut(stream_t *stream)
+{
+    uint32_t state = UE_STREAM_OPEN;
+
+    atomic_compare_exchange_strong(&stream->file.account->state, &state,
+                                   UE_STREAM_UNCLEAN);
+}
 
 /** Map one segment of a stream that we have the lock of. */
 static apr_status_t map_segment(ue_producer_t *p, adoption_t *a,
@@ -538,6 +609,9 @@ static apr_status_t map_segment(ue_producer_t *p, adoption_t *a,
         rv = ue_journal_map(p->journal, fd, UE_SEGMENT_HEAD, &segment->region);
         close(fd);
         a->is_unclean |= cut;
+        if (cut) {
+            note_cut(a->stream);
+        }
     }
     if (rv != APR_SUCCESS) {
         free(segment);
@@ -637,7 +711,8 @@ static void count_admitted(ue_producer_t *p, const adoption_t *a)
         && !is_this_run(p, &account->counted)) {
         memcpy(account->counted.b, ue_metrics_instance(p->metrics),
                sizeof(account->counted.b));
-        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED, a->count + a->torn);
+        ue_metrics_add(p->seat, UE_M_EVENTS_ADMITTED,
+                       a->count - a->refused + a->torn);
     }
 }
 
@@ -648,7 +723,9 @@ static apr_status_t take(ue_producer_t *p, adoption_t *a,
     const ue_identity_t *identity = ue_ledger_identity(a->stream->file.account);
     apr_status_t rv;
 
-    a->is_unclean = !is_this_boot(identity) || a->stream->file.cut;
+    a->is_unclean =
+        !is_this_boot(identity) || a->stream->file.cut
+        || atomic_load(&a->stream->file.account->state) == UE_STREAM_UNCLEAN;
     rv = map_segments(p, a, entries);
     if (rv == APR_SUCCESS && !judge(p, a)) {
         rv = APR_ENOMEM;
@@ -685,6 +762,14 @@ static int is_keepsake(const ue_producer_t *p, const ue_account_t *account,
     return 1;
 }
 
+/** Only its last record is due, and so are many others', which the ledger
+ * doesn't take: each would cost us a descriptor. */
+static int is_no_hurry(const ue_producer_t *p, const ue_account_t *account)
+{
+    return atomic_load(&account->state) != UE_STREAM_OPEN
+           && atomic_load(&p->untold) >= UNTOLD_MOST;
+}
+
 /** @return whether there was something to take over */
 static int adopt(ue_producer_t *p, const ue_stream_t *id,
                  const apr_array_header_t *entries)
@@ -718,8 +803,12 @@ static int adopt(ue_producer_t *p, const ue_stream_t *id,
     }
     stream->was_adopted = 1;
     a->stream = stream;
+    if (stream->file.cut) {
+        note_cut(stream);
+    }
     if (!is_our_target(p, ue_ledger_identity(stream->file.account))
-        || is_keepsake(p, stream->file.account, id, entries)) {
+        || is_keepsake(p, stream->file.account, id, entries)
+        || is_no_hurry(p, stream->file.account)) {
         let_be(p, a);
         return 0;
     }
@@ -736,7 +825,7 @@ static int adopt(ue_producer_t *p, const ue_stream_t *id,
 }
 
 /** Look for streams that nobody holds. @return how many there are, but ours */
-static uint32_t scan(ue_producer_t *p, apr_pool_t *pool)
+static uint32_t scan(ue_producer_t *p, int *found, apr_pool_t *pool)
 {
     apr_array_header_t *entries;
     uint32_t others = 0;
@@ -757,13 +846,14 @@ static uint32_t scan(ue_producer_t *p, apr_pool_t *pool)
         others++;
         if (!atomic_load(&p->mail) && !atomic_load(&p->spool_ending)
             && adopt(p, &entry->stream, entries)) {
+            *found = 1;
             ue_producer_wake(p);
         }
     }
     return others;
 }
 
-static apr_interval_time_t scan_every(const ue_producer_t *p)
+apr_interval_time_t ue_producer_scan_every(const ue_producer_t *p)
 {
     return p->config.scan_interval ? p->config.scan_interval : SCAN_EVERY;
 }
@@ -771,7 +861,8 @@ static apr_interval_time_t scan_every(const ue_producer_t *p)
 static apr_interval_time_t next_scan(const ue_producer_t *p, uint32_t others,
                                      uint32_t *seed)
 {
-    apr_interval_time_t every = scan_every(p) * (1 + others / SCAN_STREAMS);
+    apr_interval_time_t every =
+        ue_producer_scan_every(p) * (1 + others / SCAN_STREAMS);
 
     /* Children that were forked at once don't look at once. */
     *seed = *seed * 1103515245u + 12345u;
@@ -790,7 +881,7 @@ void *ue_producer_keep_spool(void *producer)
     if (apr_pool_create_unmanaged_ex(&pool, NULL, NULL) != APR_SUCCESS) {
         return NULL;
     }
-    tick = tick < scan_every(p) ? tick : scan_every(p);
+    tick = tick < ue_producer_scan_every(p) ? tick : ue_producer_scan_every(p);
     ue_metrics_set(p->seat, UE_M_SPOOL_MOST, (uint64_t)ue_spool_most(p->spool));
     while (!atomic_load(&p->spool_ending)) {
         apr_time_t now = ue_monotonic();
@@ -802,8 +893,13 @@ void *ue_producer_keep_spool(void *producer)
             sync_now(p, &synced);
             sync_at = now + p->config.flush_interval;
         }
-        if (now >= scan_at) {
-            scan_at = now + next_scan(p, scan(p, pool), &seed);
+        /* Where there was one, there are others, as soon as the worker has
+         * taken that. */
+        if (now >= scan_at && !atomic_load(&p->mail)) {
+            int found = 0;
+            uint32_t others = scan(p, &found, pool);
+
+            scan_at = found ? now : now + next_scan(p, others, &seed);
             apr_pool_clear(pool);
         }
         if (now >= tidy_at) {

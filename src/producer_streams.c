@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define LEDGER_EVERY apr_time_from_sec(10)
+#define AGAIN_AFTER 20 /* looks for streams: ten seconds */
 #define NOTE_AGAIN apr_time_from_msec(250)
 #define INHERIT_EVERY apr_time_from_sec(1)
 #define ACCOUNT_EVERY apr_time_from_msec(50)
@@ -91,7 +92,7 @@ apr_status_t ue_producer_open_stream(ue_producer_t *p, apr_pool_t *pool)
     }
     apr_pool_cleanup_register(pool, p, forget_streams, apr_pool_cleanup_null);
     SET(own->file.account->watermark, apr_time_now() - FLOOR_LAG);
-    own->is_due = 1;
+    own->is_due = !p->config.is_heir; /* it has nothing to tell */
     p->streams = own;
     p->ledger_at = ue_monotonic() + LEDGER_EVERY;
     atomic_store(&p->own, own);
@@ -116,8 +117,15 @@ static void count_off(ue_producer_t *p, ue_slot_ref_t ref)
 
     if (owner) {
         owner->open--;
-        owner->numbered -=
-            owner->held && p->numbering && ue_journal_number(p->journal, ref);
+    }
+}
+
+void ue_producer_count_home(ue_producer_t *p, ue_slot_ref_t ref)
+{
+    stream_t *owner = owner_of(p, ref);
+
+    if (owner && owner->held && owner->numbered) {
+        owner->numbered--;
     }
 }
 
@@ -178,6 +186,11 @@ static void settle_account(stream_t *stream)
 {
     ue_account_t *account = stream->file.account;
 
+    /* Numbers that were forgotten are never to come. Said before anybody may
+     * take it over once more and count them as delivered. */
+    if (GET(account->state) == UE_STREAM_OPEN && ue_ledger_has_gaps(account)) {
+        SET(account->state, UE_STREAM_UNCLEAN);
+    }
     SET(account->admitted, GET(account->delivered) + GET(account->lost));
 }
 
@@ -187,10 +200,7 @@ static void end_stream(stream_t *stream, ue_stream_state_t state)
 
     settle_account(stream);
     if (GET(account->state) == UE_STREAM_OPEN) {
-        /* Numbers that were forgotten, since there are fewer partitions now,
-         * are never to come. */
-        SET(account->state,
-            ue_ledger_has_gaps(account) ? UE_STREAM_UNCLEAN : (uint32_t)state);
+        SET(account->state, (uint32_t)state);
     }
     SET(account->watermark, apr_time_now());
     stream->is_over = 1;
@@ -271,6 +281,20 @@ static void succeed(ue_producer_t *p, stream_t *new, int64_t moved)
     look_at_own(p);
 }
 
+void ue_producer_forget_numbers(ue_producer_t *p)
+{
+    stream_t *stream;
+
+    for (stream = p->streams; stream; stream = stream->next) {
+        ue_account_t *account = stream->file.account;
+
+        if (GET(account->state) == UE_STREAM_OPEN
+            && ue_ledger_has_gaps(account)) {
+            SET(account->state, UE_STREAM_UNCLEAN);
+        }
+    }
+}
+
 int ue_producer_renew_stream(ue_producer_t *p, uint32_t lanes)
 {
     stream_t *own = atomic_load(&p->own);
@@ -323,6 +347,7 @@ static int move_in(ue_producer_t *p, stream_t *stream)
         return 1; /* with all others, when partitions were dealt out anew */
     }
     if (own->file.fd < 0) {
+        atomic_store(&p->wants_file, 1);
         return 0; /* ours is not in a file yet */
     }
     pthread_mutex_lock(&p->naming);
@@ -361,11 +386,33 @@ static int absorb(ue_producer_t *p, adoption_t *a)
 {
     uint32_t i;
 
+    if (a->numbered && GET(a->stream->file.account->state) == UE_STREAM_OPEN) {
+        /* Before there are fewer, or they would pass for delivered. */
+        SET(a->stream->file.account->state, UE_STREAM_UNCLEAN);
+    }
     for (i = 0; i < a->numbered; i++) {
         ue_journal_forget(p->journal, a->refs[i]);
     }
     a->numbered = 0;
     return move_in(p, a->stream);
+}
+
+/** Do we know the number of partitions from later than the stream's child did?
+ * Of two answers since it was found, one was asked for since. */
+static int knows_better(const ue_producer_t *p, adoption_t *a)
+{
+    const ue_sink_t *sink = p->numbering->sink;
+    uint32_t answers;
+
+    if (!sink->vtable->answers) {
+        return 1;
+    }
+    answers = sink->vtable->answers(p->numbering->sink);
+    if (!a->has_asked) {
+        a->has_asked = 1;
+        a->answers = answers;
+    }
+    return answers - a->answers >= 2;
 }
 
 /** @return whether it has been taken over; else ask again */
@@ -378,6 +425,9 @@ static int take_over(ue_producer_t *p, adoption_t *a, apr_time_t now)
 
     if (p->numbering && !lanes) {
         return 0; /* partitions are not known yet */
+    }
+    if (theirs > lanes && a->numbered && !knows_better(p, a)) {
+        return 0;
     }
     if (a->is_unclean && GET(account->state) == UE_STREAM_OPEN) {
         SET(account->state, UE_STREAM_UNCLEAN);
@@ -452,7 +502,6 @@ static void read_mail(ue_producer_t *p, apr_time_t now)
     p->streams = stream;
     stream->is_due = 1;
     ue_metrics_add(p->seat, UE_M_STREAMS_ADOPTED, 1);
-    ue_metrics_add(p->seat, UE_M_EVENTS_INTERRUPTED, a->interrupted);
     tell_of(a);
     atomic_store(&p->mail, NULL);
     free(a->refs);
@@ -504,6 +553,7 @@ static void begin_watch(ue_producer_t *p)
     w->floor = apr_time_now() - FLOOR_LAG;
     w->long_ago = w->floor - LONG_OPEN;
     w->oldest = w->floor;
+    w->waits = w->floor;
     w->open_count = 0;
     ue_journal_raise_floor(p->journal, w->floor);
 }
@@ -540,12 +590,17 @@ static void end_watch(ue_producer_t *p)
     }
     memcpy(p->long_open, w->open, sizeof(p->long_open));
     p->long_count = w->open_count;
+    w->waits = w->oldest;
     for (stream = p->streams; stream; stream = stream->next) {
-        stream->is_due = 1;
+        stream->is_due = stream != atomic_load(&p->own) || !p->config.is_heir
+                         || stream->file.fd >= 0;
+        if (stream->open && stream->oldest < w->waits) {
+            w->waits = stream->oldest;
+        }
     }
     ue_metrics_set(p->seat, UE_M_OLDEST_EVENT,
-                   w->oldest < w->floor
-                       ? (uint64_t)apr_time_sec(apr_time_now() - w->oldest)
+                   w->waits < w->floor
+                       ? (uint64_t)apr_time_sec(apr_time_now() - w->waits)
                        : 0);
 }
 
@@ -723,11 +778,34 @@ static int has_untold_losses(const stream_t *stream)
  * ledger, an account with losses stays where it is, for people to read. */
 static int is_told(const ue_producer_t *p, const stream_t *stream)
 {
-    if (!ledger(p)) {
+    if (!ledger(p) || (p->config.is_heir && stream->file.fd < 0)) {
         return 1;
     }
     return GET(stream->file.account->told) && stream->notes == 0
            && !has_untold_losses(stream);
+}
+
+/** What a dead child was about to tell may still be under way, and come behind
+ * what we have told: so its last record is told once more. */
+static int is_told_again(const ue_producer_t *p, stream_t *stream,
+                         apr_time_t now)
+{
+    if (!stream->was_adopted || !ledger(p)) {
+        return 1;
+    }
+    if (!stream->again_at) {
+        stream->again_at = now + ue_producer_scan_every(p) * AGAIN_AFTER;
+    }
+    if (now < stream->again_at) {
+        return 0;
+    }
+    if (!stream->is_told_again) {
+        stream->is_told_again = 1;
+        stream->is_due = 1;
+        SET(stream->file.account->told, 0);
+        return 0;
+    }
+    return 1;
 }
 
 static void drop_empty_segments(ue_producer_t *p, stream_t *stream)
@@ -759,7 +837,8 @@ static int tend(ue_producer_t *p, stream_t *stream, apr_time_t now)
             end_stream(stream, UE_STREAM_ADOPTED);
         }
     }
-    if (is_own || !stream->is_over || stream->segments || !is_told(p, stream)) {
+    if (is_own || !stream->is_over || stream->segments || !is_told(p, stream)
+        || !is_told_again(p, stream, now)) {
         return 0;
     }
     if (stream->is_inherited) {
@@ -767,11 +846,12 @@ static int tend(ue_producer_t *p, stream_t *stream, apr_time_t now)
     }
     if (stream->file.fd >= 0) {
         int unlink = ledger(p) || GET(account->lost) == 0;
+        ue_stream_file_t file = stream->file;
 
         if (!stream->was_adopted) {
-            stream->file.account = NULL; /* a request thread may use it yet */
+            file.account = NULL; /* another thread may use it yet: it stays */
         }
-        ue_spool_stream_end(p->spool, &stream->file, unlink);
+        ue_spool_stream_end(p->spool, &file, unlink);
     }
     return 1;
 }
@@ -779,11 +859,13 @@ static int tend(ue_producer_t *p, stream_t *stream, apr_time_t now)
 static void tend_all(ue_producer_t *p, apr_time_t now)
 {
     stream_t **at = &p->streams;
+    uint32_t untold = 0;
 
     while (*at) {
         stream_t *stream = *at;
 
         if (!tend(p, stream, now)) {
+            untold += stream->is_over && stream->was_adopted;
             at = &stream->next;
             continue;
         }
@@ -796,6 +878,7 @@ static void tend_all(ue_producer_t *p, apr_time_t now)
             p->former = stream;
         }
     }
+    atomic_store(&p->untold, untold);
 }
 
 void ue_producer_tend_streams(ue_producer_t *p, apr_time_t now)

@@ -2,6 +2,7 @@
 #include "producer_int.h"
 
 #define POP_AT_ONCE 64
+#define WALK_AT_ONCE 65536
 /* So many events in a tick fill the slots before reports come that free them,
  * unless ticks are shorter. */
 #define MANY 500
@@ -96,15 +97,19 @@ static void sort_found(const ue_producer_t *p, uint32_t count)
     }
 }
 
-/** Find slots in one of some states, and list them, in their order. @return how
- * many */
-static int32_t walk(ue_producer_t *p, unsigned states, apr_time_t now)
+/** Find slots in one of some states, and list them, in their order.
+ * @param first where to begin
+ * @param slots how many to look at
+ * @return      how many were found */
+static int32_t walk(ue_producer_t *p, unsigned states, ue_slot_ref_t first,
+                    uint32_t slots, apr_time_t now)
 {
+    uint32_t all = ue_journal_slots(p->journal);
     uint32_t count = 0;
     uint32_t i;
     ue_slot_ref_t ref;
 
-    for (ref = 1; ref <= ue_journal_slots(p->journal); ref++) {
+    for (ref = first; ref <= all && ref - first < slots; ref++) {
         if (ue_journal_list(p->journal, ref, states)) {
             p->found[count++] = ref;
         }
@@ -114,6 +119,21 @@ static int32_t walk(ue_producer_t *p, unsigned states, apr_time_t now)
         ue_producer_list(p, p->found[i], now);
     }
     return (int32_t)count;
+}
+
+/** Look for slots that found the queue full, some more of them in each tick:
+ * in a journal of millions, all would take longer than the queue lasts. */
+static void find_stranded(ue_producer_t *p, apr_time_t now)
+{
+    if (atomic_load(&p->stranded) <= 0) {
+        return;
+    }
+    if (p->walk_at == 0 || p->walk_at > ue_journal_slots(p->journal)) {
+        p->walk_at = 1;
+    }
+    atomic_fetch_sub(&p->stranded, walk(p, 1u << UE_SLOT_STRANDED, p->walk_at,
+                                        WALK_AT_ONCE, now));
+    p->walk_at += WALK_AT_ONCE;
 }
 
 /** Wait for the next tick, or longer if there has been nothing to do. */
@@ -200,7 +220,7 @@ void ue_producer_drain(ue_producer_t *p)
     apr_time_t deadline = atomic_load(&p->deadline);
     apr_time_t now = ue_monotonic();
 
-    walk(p, complete, now);
+    walk(p, complete, 1, UINT32_MAX, now);
     interrupt_open(p, now);
     for (;;) {
         ue_producer_feed(p, now);
@@ -209,7 +229,7 @@ void ue_producer_drain(ue_producer_t *p)
             break;
         }
         apr_sleep(p->tick);
-        walk(p, complete, now);
+        walk(p, complete, 1, UINT32_MAX, now);
         ue_producer_tend_streams(p, now);
         now = ue_monotonic();
     }
@@ -306,10 +326,7 @@ void *ue_producer_work(void *producer)
         if (!pop_all(p, now)) {
             return NULL;
         }
-        if (atomic_load(&p->stranded) > 0) {
-            atomic_fetch_sub(&p->stranded,
-                             walk(p, 1u << UE_SLOT_STRANDED, now));
-        }
+        find_stranded(p, now);
         if (is_last_call(p, now)) {
             interrupt_open(p, now);
         }

@@ -91,6 +91,12 @@ typedef struct {
      */
     uint32_t (*lanes)(ue_sink_t *sink);
 
+    /**
+     * How often it was told how many there are; asks for it to be told soon.
+     * NULL: the number never changes. @locality worker
+     */
+    uint32_t (*answers)(ue_sink_t *sink);
+
     /** Which lane an organization's events go to, of so many. */
     uint32_t (*lane_of)(const ue_uuid_t *organization_id, uint32_t lanes);
 

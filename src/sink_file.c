@@ -317,9 +317,16 @@ static apr_status_t flush(ue_sink_t *sink, apr_time_t deadline)
     return rv != APR_SUCCESS ? rv : ended;
 }
 
-static const ue_sink_vtable_t file_vtable = {
-    "file",  0,        BATCH_EVENTS, BATCH_BYTES, 0,    start, lanes,
-    lane_of, has_room, submit,       poll_file,   NULL, flush};
+static const ue_sink_vtable_t file_vtable = {.name = "file",
+                                             .batch_events = BATCH_EVENTS,
+                                             .batch_bytes = BATCH_BYTES,
+                                             .start = start,
+                                             .lanes = lanes,
+                                             .lane_of = lane_of,
+                                             .has_room = has_room,
+                                             .submit = submit,
+                                             .poll = poll_file,
+                                             .flush = flush};
 
 static apr_status_t close_file(void *data)
 {

@@ -69,6 +69,14 @@ static uint32_t lanes(ue_sink_t *sink)
     return ((kafka_topic_t *)sink)->lane_count;
 }
 
+static uint32_t answers(ue_sink_t *sink)
+{
+    kafka_topic_t *topic = (kafka_topic_t *)sink;
+
+    atomic_store(&topic->kafka->hurry, 1);
+    return topic->seen;
+}
+
 static uint32_t lane_of(const ue_uuid_t *organization_id, uint32_t count)
 {
     char key[UE_UUID_LEN];
@@ -470,19 +478,21 @@ static apr_status_t start(ue_sink_t *sink, const ue_sink_owner_t *owner)
     return ue_kafka_start(topic->kafka);
 }
 
-static const ue_sink_vtable_t kafka_vtable = {"kafka",
-                                              1,
-                                              UE_KAFKA_BATCH_EVENTS,
-                                              UE_KAFKA_BATCH_BYTES,
-                                              OVERHEAD,
-                                              start,
-                                              lanes,
-                                              lane_of,
-                                              has_room,
-                                              submit,
-                                              poll_topic,
-                                              note,
-                                              flush};
+static const ue_sink_vtable_t kafka_vtable = {
+    .name = "kafka",
+    .numbered = 1,
+    .batch_events = UE_KAFKA_BATCH_EVENTS,
+    .batch_bytes = UE_KAFKA_BATCH_BYTES,
+    .event_overhead = OVERHEAD,
+    .start = start,
+    .lanes = lanes,
+    .answers = answers,
+    .lane_of = lane_of,
+    .has_room = has_room,
+    .submit = submit,
+    .poll = poll_topic,
+    .note = note,
+    .flush = flush};
 
 apr_status_t ue_sink_kafka_open(ue_sink_t **sink, ue_kafka_t *kafka,
                                 const char *name, apr_pool_t *p)

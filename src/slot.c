@@ -81,14 +81,15 @@ static uint32_t completion(const ue_first_t *slot)
     return ue_crc32c(slot->check[UE_CHECK_ADMISSION], &rest, sizeof(rest));
 }
 
-static uint32_t delivery(const ue_first_t *slot, ue_phase_t phase)
+/** @param in_file UE_SLOT_IN_FILE or 0 */
+static uint32_t delivery(const ue_first_t *slot, ue_phase_t phase, int in_file)
 {
     struct {
         uint64_t number;
         uint32_t partition;
         uint32_t phase;
     } out = {slot->number, slot->partition,
-             (uint32_t)phase << 8 | (slot->flags & UE_SLOT_IN_FILE)};
+             (uint32_t)phase << 8 | (uint32_t)in_file};
 
     return ue_crc32c(slot->check[UE_CHECK_ADMISSION], &out, sizeof(out));
 }
@@ -115,7 +116,8 @@ void ue_slot_check_completion(ue_first_t *slot)
 
 void ue_slot_check_delivery(ue_first_t *slot, ue_phase_t phase)
 {
-    slot->check[UE_CHECK_DELIVERY] = delivery(slot, phase);
+    slot->check[UE_CHECK_DELIVERY] =
+        delivery(slot, phase, slot->flags & UE_SLOT_IN_FILE);
 }
 
 void ue_slot_check_further(ue_further_t *slot, uint32_t salt,
@@ -156,25 +158,46 @@ static ue_proof_t prove_nothing(const ue_first_t *slot)
     }
 }
 
+/** What the check of delivery proves, with the event file's flag or without: it
+ * is the check that says which. */
+static void prove_delivery(const ue_first_t *slot, int in_file,
+                           ue_slot_proof_t *result)
+{
+    uint32_t check = slot->check[UE_CHECK_DELIVERY];
+
+    if (check == delivery(slot, UE_PHASE_DELIVERED, in_file)) {
+        result->proof = UE_PROOF_DELIVERED;
+    }
+    else if (check == delivery(slot, UE_PHASE_SENT, in_file)) {
+        result->sent = 1;
+        result->in_file = in_file != 0;
+    }
+    else if (check == delivery(slot, UE_PHASE_STORED, in_file)) {
+        result->in_topic = 1;
+    }
+    else if (check == delivery(slot, UE_PHASE_REFUSED, in_file)) {
+        result->refused = 1;
+    }
+    else if (check == delivery(slot, UE_PHASE_NONE, in_file)) {
+        result->in_file = in_file != 0;
+    }
+}
+
 ue_slot_proof_t ue_slot_prove(const ue_first_t *slot, uint32_t salt)
 {
-    ue_slot_proof_t result = {UE_PROOF_ADMITTED, 0, 0};
-    uint32_t check = slot->check[UE_CHECK_DELIVERY];
+    ue_slot_proof_t result = {UE_PROOF_ADMITTED, 0, 0, 0, 0};
 
     if (!is_admitted(slot, salt)) {
         result.proof = prove_nothing(slot);
         return result;
     }
-    if (check == delivery(slot, UE_PHASE_DELIVERED)) {
-        result.proof = UE_PROOF_DELIVERED;
-        return result;
-    }
     if (slot->check[UE_CHECK_COMPLETION] == completion(slot)) {
         result.proof = UE_PROOF_COMPLETE;
     }
-    result.sent = check == delivery(slot, UE_PHASE_SENT);
-    result.in_file = slot->flags & UE_SLOT_IN_FILE
-                     && (result.sent || check == delivery(slot, UE_PHASE_NONE));
+    prove_delivery(slot, 0, &result);
+    if (!result.sent) {
+        prove_delivery(slot, UE_SLOT_IN_FILE, &result);
+    }
     return result;
 }
 
@@ -195,6 +218,7 @@ static apr_status_t gather(const ue_first_t *slot, size_t len, int checked,
     size_t have = UE_SLOT_TEXT_BEFORE_LINK;
     ue_slot_ref_t link = ue_slot_link(slot);
 
+    memset(buf, '?', len); /* where something is missing */
     memcpy(buf, slot->text, have);
     while (have < len) {
         size_t n = len - have < UE_SLOT_FURTHER_TEXT ? len - have

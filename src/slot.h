@@ -51,6 +51,9 @@ typedef enum {
 #define UE_SLOT_BILLABLE 0x01  /* completion's */
 #define UE_SLOT_CONTINUED 0x02 /* admission's: the text ends in a ref */
 #define UE_SLOT_IN_FILE 0x04   /* delivery's: the event file has it */
+/* Who takes over has seen UE_PHASE_STORED or _REFUSED; they prove nothing. */
+#define UE_SLOT_IN_TOPIC 0x08
+#define UE_SLOT_REFUSED 0x10
 
 /** check[] of a first slot. */
 enum { UE_CHECK_ADMISSION, UE_CHECK_COMPLETION, UE_CHECK_DELIVERY, UE_CHECKS };
@@ -90,9 +93,12 @@ typedef union {
 
 /** How far an event got, as its delivery check says. */
 typedef enum {
-    UE_PHASE_NONE,     /**< maybe in the event file, not under a number */
-    UE_PHASE_SENT,     /**< handed over under its number: maybe stored */
-    UE_PHASE_DELIVERED /**< stored everywhere, or a loss that was counted */
+    UE_PHASE_NONE,      /**< maybe in the event file, not under a number */
+    UE_PHASE_SENT,      /**< handed over under its number: maybe stored */
+    UE_PHASE_DELIVERED, /**< stored everywhere, or a loss that was counted */
+    UE_PHASE_STORED,    /**< in the topic; the event file is still to come */
+    UE_PHASE_REFUSED /**< by the topic, which was counted as a loss; the event
+                          file is still to come */
 } ue_phase_t;
 
 /* ---- writing ---- */
@@ -123,8 +129,11 @@ typedef enum {
 
 typedef struct {
     ue_proof_t proof;
-    int sent;    /**< maybe stored, under the slot's number */
-    int in_file; /**< the event file has it */
+    int sent;     /**< maybe stored, under the slot's number */
+    int in_file;  /**< the event file has it */
+    int in_topic; /**< the topic has it */
+    int refused; /**< the topic has refused it, which is a loss that was counted
+                  */
 } ue_slot_proof_t;
 
 /** Judge one slot, as a first one. Its further ones are judged when it is

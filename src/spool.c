@@ -34,7 +34,7 @@ struct ue_spool_t {
     apr_off_t most;
     _Atomic apr_off_t bytes;
     _Atomic int has_new; /* names that are not on the disk yet */
-    int fd;              /* the directory; -1: it could not be opened yet */
+    _Atomic int fd;      /* the directory; -1: it could not be opened yet */
 };
 
 /* ---- what this process holds ---- */
@@ -162,6 +162,12 @@ const char *ue_spool_check(const char *dir, apr_pool_t *p)
                             "such as /var/spool/apache2/usage",
                             dir);
     }
+    if (st.st_mode & S_IWOTH) {
+        return apr_psprintf(p,
+                            "%s can be written to by everybody, who could "
+                            "forge events: chmod 700 %s",
+                            dir, dir);
+    }
     type = unfit(dir);
     return type ? apr_psprintf(p,
                                "%s is on a network file system (%s), where "
@@ -204,7 +210,7 @@ static apr_status_t reach(ue_spool_t *spool)
             && named.st_dev == known.st_dev && named.st_ino == known.st_ino) {
             return APR_SUCCESS;
         }
-        close(spool->fd);
+        /* Another thread may use it: it stays open. Nobody does this often. */
     }
     spool->fd = open(spool->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return spool->fd < 0 ? errno : APR_SUCCESS;
@@ -332,15 +338,17 @@ apr_status_t ue_spool_list_dir(const char *dir, apr_array_header_t **entries,
     return rv;
 }
 
-static apr_status_t read_identity(int fd, ue_identity_t *identity)
+static apr_status_t read_identity(int fd, ue_identity_t *identity,
+                                  ue_stream_state_t *state)
 {
     ue_account_t *account = calloc(1, sizeof(*account));
     const ue_identity_t *found;
     apr_status_t rv = APR_EGENERAL;
 
-    if (account && pread(fd, account, offsetof(ue_account_t, state), 0) > 0
+    if (account && pread(fd, account, offsetof(ue_account_t, lane), 0) > 0
         && (found = ue_ledger_identity(account)) != NULL) {
         *identity = *found;
+        *state = (ue_stream_state_t)account->state;
         rv = APR_SUCCESS;
     }
     free(account);
@@ -348,19 +356,20 @@ static apr_status_t read_identity(int fd, ue_identity_t *identity)
 }
 
 apr_status_t ue_spool_read_identity(const char *dir, const char *name,
-                                    ue_identity_t *identity)
+                                    ue_identity_t *identity,
+                                    ue_stream_state_t *state)
 {
     char path[4096];
     apr_status_t rv;
     int fd;
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) {
         rv = errno;
     }
     else {
-        rv = read_identity(fd, identity);
+        rv = read_identity(fd, identity, state);
         close(fd);
     }
     return rv;
@@ -418,15 +427,21 @@ static apr_status_t has_room(ue_spool_t *spool, apr_off_t size)
     apr_pool_t *p;
     apr_off_t all = 0;
     apr_status_t rv = apr_pool_create_unmanaged_ex(&p, NULL, NULL);
+    int i;
 
     if (rv != APR_SUCCESS) {
         return rv;
     }
-    rv = list(spool->fd, &entries, &all, p);
+    rv = list(spool->fd, &entries, NULL, p);
+    for (i = 0; rv == APR_SUCCESS && i < entries->nelts; i++) {
+        const ue_spool_entry_t *entry =
+            &APR_ARRAY_IDX(entries, i, ue_spool_entry_t);
+
+        all += entry->is_segment ? entry->size : 0;
+    }
     apr_pool_destroy(p);
-    if (rv == APR_SUCCESS) {
-        atomic_store(&spool->bytes, all);
-        rv = all + size > spool->most ? APR_ENOSPC : APR_SUCCESS;
+    if (rv == APR_SUCCESS && all + size > spool->most) {
+        rv = APR_ENOSPC;
     }
     return rv;
 }
@@ -570,6 +585,7 @@ static apr_status_t take_account(ue_spool_t *spool, const char *name,
                                  ue_stream_file_t *file)
 {
     ue_identity_t identity;
+    ue_stream_state_t state;
     struct stat st;
     apr_status_t rv;
 
@@ -582,7 +598,8 @@ static apr_status_t take_account(ue_spool_t *spool, const char *name,
     if (fstat(file->fd, &st) != 0) {
         return errno;
     }
-    rv = read_identity(file->fd, &identity); /* or it stays as it is */
+    /* What is no account stays as it is. */
+    rv = read_identity(file->fd, &identity, &state);
     if (rv != APR_SUCCESS) {
         return rv;
     }

@@ -174,7 +174,8 @@ apr_status_t ue_spool_list_dir(const char *dir, apr_array_header_t **entries,
 /** Read who a stream of a directory is, without touching it.
  * @return APR_EGENERAL if its account is damaged */
 apr_status_t ue_spool_read_identity(const char *dir, const char *name,
-                                    ue_identity_t *identity);
+                                    ue_identity_t *identity,
+                                    ue_stream_state_t *state);
 
 /** Remove what dead processes were about to make. */
 void ue_spool_tidy(ue_spool_t *spool);

@@ -107,7 +107,8 @@ lint:
 test-faults: all
 	UE_FAULTS=1 $(run_pytest) $(PYTEST) \
 	  t/integration/test_040_restarts.py t/integration/test_430*.py \
-	  t/integration/test_44*.py t/integration/test_490*.py
+	  t/integration/test_44*.py t/integration/test_48*.py \
+	  t/integration/test_490*.py
 
 $(B)/bench:
 	mkdir -p $@

@@ -424,7 +424,9 @@ static int dump_slot(void *baton, const ue_read_segment_t *segment,
     else {
         fputs("\"number\":null,\"partition\":null,", stdout);
     }
-    printf("\"in_file\":%s,\"event\":", slot->in_file ? "true" : "false");
+    printf("\"in_file\":%s,\"in_topic\":%s,\"refused\":%s,\"event\":",
+           slot->in_file ? "true" : "false", slot->in_topic ? "true" : "false",
+           slot->refused ? "true" : "false");
     put_event(slot);
     fputs("}\n", stdout);
     return ferror(stdout);

@@ -367,6 +367,8 @@ static void judge(ue_reader_t *reader, const ue_read_segment_t *segment,
     slot->proof = proof.proof;
     slot->sent = proof.sent != 0;
     slot->in_file = proof.in_file != 0;
+    slot->in_topic = proof.in_topic != 0;
+    slot->refused = proof.refused != 0;
     slot->completed = slot->broken = 0;
     memset(event, 0, sizeof(*event));
     if (proof.proof < UE_PROOF_ADMITTED) {

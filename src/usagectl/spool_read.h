@@ -72,7 +72,7 @@ typedef struct {
     ue_slot_t slot;
     ue_proof_t proof;
     int completed; /**< its completion is proved, whatever came after */
-    int sent, in_file;
+    int sent, in_file, in_topic, refused;
     int broken;       /**< admission is proved, but its text isn't whole */
     ue_event_t event; /**< where admission is proved; what isn't proved of it is
                            as of an interrupted request */

@@ -266,7 +266,8 @@ static int is_same_completion(const ue_event_t *a, const ue_event_t *b)
 
 static int is_delivery_proved(const ue_read_slot_t *slot)
 {
-    return slot->sent || slot->in_file || slot->proof == UE_PROOF_DELIVERED;
+    return slot->sent || slot->in_file || slot->in_topic || slot->refused
+           || slot->proof == UE_PROOF_DELIVERED;
 }
 
 /* What was proved is proved still or isn't any more, but nothing else is. (What

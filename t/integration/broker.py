@@ -23,6 +23,8 @@ Fixtures (conftest.py imports them):
     kafka          the Kafka that a pytest worker shares among its tests. Use
                    topics of your own from kafka.topic(); they are deleted after
                    the test. Leave the broker as it is.
+    kafka_far      one behind a proxy, shared in the same way; .proxy(…) puts it
+                   out of reach, for the test alone
     kafka_own(**kw)      makes and starts a Kafka, stopped after the test
     kafka_cluster(**kw)  makes and starts a Cluster, likewise
 Call the latter two before gateway(), so that httpd ends first.
@@ -694,6 +696,24 @@ def kafka(kafka_broker, servers):
     for name in kafka_broker.made:
         if name in kafka_broker.topics():
             kafka_broker.delete_topic(name)
+
+
+@pytest.fixture(scope="session")
+def kafka_far_broker():
+    broker = Kafka("kafka-far", proxy=True)
+    try:
+        yield broker.start()
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+def kafka_far(kafka_far_broker, servers):
+    """One behind a proxy, likewise shared. A test may put it out of reach, and
+    leaves it within reach."""
+    servers.add(Watched(kafka_far_broker))
+    yield kafka_far_broker
+    kafka_far_broker.proxy("pass")
 
 
 @pytest.fixture

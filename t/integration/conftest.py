@@ -11,7 +11,7 @@ import pytest
 import harness
 import processes
 from broker import (kafka, kafka_broker, kafka_cluster,  # noqa: F401
-                    kafka_own)
+                    kafka_far, kafka_far_broker, kafka_own)
 
 
 def pytest_addoption(parser):

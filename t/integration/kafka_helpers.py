@@ -46,14 +46,16 @@ class Load:
     """A sequential client for each organization, together at a steady rate
     (requests a second; None: as they come). pad(n) is what the path of an
     organization's n-th request has in addition. A 503 is counted, and may be
-    where may_refuse says so."""
+    where may_refuse says so. Another load's keys are known to a gateway that
+    has been started. host: a virtual host's name."""
 
     def __init__(self, gw, organizations=20, rate=400, pad=lambda n: "",
-                 connection=16, may_refuse=False):
+                 connection=16, may_refuse=False, keys=None,
+                 host="gateway.test"):
         self.gw, self.pad, self.may_refuse = gw, pad, may_refuse
-        self.connection = connection
+        self.connection, self.host = connection, host
         self.orgs = ORGS[:organizations]
-        self.keys = {org: gw.add_key(org=org)[0] for org in self.orgs}
+        self.keys = keys or {org: gw.add_key(org=org)[0] for org in self.orgs}
         self.period = organizations / rate if rate else 0
         self.ended, self.wrong = threading.Event(), []
         #: {organization: [request ids in their order]}
@@ -91,7 +93,7 @@ class Load:
                            "Connection": "close" if last else "keep-alive"}
                 try:
                     conn.send(render("GET", f"/local/any/{n}{self.pad(n)}",
-                                     headers))
+                                     headers, host=self.host))
                     answer = conn.answer()
                 except (Closed, OSError):
                     self.cut[org] += 1
@@ -177,7 +179,7 @@ def parse(records):
         number = re.match(r"/local/any/(\d+)", event["endpoint"])
         found.append(Stored(r.partition, r.offset, stream.hex(),
                             int.from_bytes(seq, "big"), event,
-                            int(number[1])))
+                            int(number[1]) if number else None))
     return sorted(found, key=lambda s: s[:2])
 
 

@@ -18,7 +18,7 @@ METHODS = (None, "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS",
            "CONNECT", "TRACE")
 BILLABLE, CONTINUED, IN_FILE = 1, 2, 4
 FREE, FURTHER = 0, 7
-NOT_SENT, SENT, DELIVERED = 0, 1, 2
+NOT_SENT, SENT, DELIVERED, STORED, REFUSED = range(5)
 CAUSES = ("overflow", "rejected", "shutdown", "expired", "torn", "unknown")
 STATES = ("open", "closed", "adopted", "unclean")
 NO_LANE = 0xffffffff
@@ -114,10 +114,12 @@ class First:
         return self.completion == crc(self.admission, struct.pack(
             "=IHH", self.ms, self.status, self.flags & BILLABLE))
 
-    def is_in_phase(self, phase):
-        return self.delivery == crc(self.admission, struct.pack(
-            "=QII", self.number, self.partition,
-            256 * phase + (self.flags & IN_FILE)))
+    def is_in_phase(self, phase, in_file=None):
+        """With the event file's flag or without, unless it says which."""
+        tried = (0, IN_FILE) if in_file is None else (in_file * IN_FILE,)
+        return any(self.delivery == crc(self.admission, struct.pack(
+            "=QII", self.number, self.partition, 256 * phase + flag))
+            for flag in tried)
 
 
 class Spool:
@@ -170,7 +172,7 @@ class Spool:
         line = {"file": segment.name, "slot": index + 1,
                 "generation": slot.generation, "state": "torn", "sent": False,
                 "number": None, "partition": None, "in_file": False,
-                "event": None}
+                "in_topic": False, "refused": False, "event": None}
         if not slot.is_admitted(segment.head["salt"]):
             return None if slot.state in (FREE, FURTHER) else line
         complete, text = slot.is_complete(), self.text(segment, slot)
@@ -178,8 +180,10 @@ class Spool:
         if slot.is_in_phase(DELIVERED):
             line["state"] = "delivered"
         line["sent"] = slot.is_in_phase(SENT)
-        line["in_file"] = bool(slot.flags & IN_FILE) and (
-            line["sent"] or slot.is_in_phase(NOT_SENT))
+        line["in_topic"] = slot.is_in_phase(STORED)
+        line["in_file"] = any(
+            slot.is_in_phase(phase, True) for phase in (NOT_SENT, SENT))
+        line["refused"] = slot.is_in_phase(REFUSED)
         if line["sent"] or line["state"] == "delivered":
             line["number"], line["partition"] = slot.number, slot.partition
         if text is not None:

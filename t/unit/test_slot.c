@@ -315,10 +315,7 @@ typedef enum { NOTHING, ADMISSION, COMPLETION, DELIVERY } part_t;
 
 static part_t part_of_flags(int bit)
 {
-    return bit == 0   ? COMPLETION
-           : bit == 1 ? ADMISSION
-           : bit == 2 ? DELIVERY
-                      : NOTHING;
+    return bit == 0 ? COMPLETION : bit == 1 ? ADMISSION : NOTHING;
 }
 
 /* Whose check holds for a byte of a first slot. */

@@ -83,6 +83,7 @@ static void begin_round(round_t *round, uint64_t seed)
     round->sinks =
         roll_of(&round->seed, 3) ? WITH_TOPIC : WITH_TOPIC | WITH_FILE;
     new_book();
+    wipe_spool(); /* accounts that ended; they may be of another target */
     atomic_store(&book->lanes, 1 + roll_of(&round->seed, LANES));
     atomic_store(&book->faults, roll_of(&round->seed, 4) != 0);
     /* That the topic has refused one for good, a slot does not say while the

@@ -116,20 +116,6 @@ static uint8_t all_sinks(void)
                      | (plan.sinks & WITH_FILE ? DONE_FILE : 0));
 }
 
-/** A slot says that the file has its event; that the topic has it, only once
- * it is free. So who comes next asks the topic again. */
-static void forget_reports(void)
-{
-    for (uint32_t i = 0; i < atomic_load(&book->event_count); i++) {
-        said_t *said = &book->said[i];
-
-        if ((said->done & all_sinks()) != all_sinks()
-            && !(said->done & DONE_LOST)) {
-            said->done &= DONE_FILE;
-        }
-    }
-}
-
 static books_t add_up(void)
 {
     uint32_t all = atomic_load(&book->event_count);
@@ -449,7 +435,6 @@ static void run_life(void (*life)(void))
     if (status > 0) {
         fail_msg("%d: %s", status, book->wrong);
     }
-    forget_reports();
 }
 
 /* ---- schedules ---- */

@@ -233,10 +233,16 @@ static inline apr_status_t fake_flush(ue_sink_t *sink, apr_time_t deadline)
     return APR_SUCCESS;
 }
 
-static const ue_sink_vtable_t fake_vtable = {
-    "fake",     0,          10000,        512 * 1024,    0,
-    fake_start, fake_lanes, fake_lane_of, fake_has_room, fake_submit,
-    fake_poll,  NULL,       fake_flush};
+static const ue_sink_vtable_t fake_vtable = {.name = "fake",
+                                             .batch_events = 10000,
+                                             .batch_bytes = 512 * 1024,
+                                             .start = fake_start,
+                                             .lanes = fake_lanes,
+                                             .lane_of = fake_lane_of,
+                                             .has_room = fake_has_room,
+                                             .submit = fake_submit,
+                                             .poll = fake_poll,
+                                             .flush = fake_flush};
 
 /* ---- the log ---- */
 

@@ -413,6 +413,8 @@ static const ue_sink_vtable_t spool_vtable = {.name = "topic",
 /** A topic; and a file beside it, or alone. */
 static spool_sink_t topic_sink, file_sink;
 
+static ue_target_t spool_target = {.topic = "usage", .brokers = "here:9092"};
+
 enum { WITH_TOPIC = 1, WITH_FILE = 2 };
 
 /** @return how many sinks there are in the list */
@@ -432,6 +434,8 @@ static inline int make_sinks(ue_sink_t *list[UE_PRODUCER_SINKS], int which,
     file_sink.seed = ~seed;
     topic_sink.base.vtable = &topic_sink.vtable;
     file_sink.base.vtable = &file_sink.vtable;
+    snprintf(spool_target.event_file, sizeof(spool_target.event_file), "%s",
+             which & WITH_FILE ? "events" : "");
     if (which & WITH_FILE) {
         list[n++] = &file_sink.base;
     }
@@ -455,8 +459,6 @@ static inline void begin_child(void)
     }
 }
 
-static ue_target_t spool_target = {.topic = "usage", .brokers = "here:9092"};
-
 static const ue_producer_config_t spool_config = {
     .batch_size = 20,
     .flush_interval = apr_time_from_msec(4),
@@ -466,7 +468,7 @@ static const ue_producer_config_t spool_config = {
     .spool = spool_dir,
     .spool_most = 12000000,
     .target = &spool_target,
-    .scan_interval = apr_time_from_msec(4)};
+    .scan_interval = apr_time_from_msec(2)};
 
 static inline void spool_log(void *baton, ue_log_level_t level, apr_status_t rv,
                              const char *line)

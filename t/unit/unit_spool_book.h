@@ -166,8 +166,13 @@ static inline uint64_t losses_told(const char *stream, const char *cause)
     return n;
 }
 
-/** A stream's last record says what the topic has. */
-static inline void check_account(const lane_seen_t *lanes, uint32_t count)
+/**
+ * A stream's last record says what the topic has. What the topic had of an
+ * event that waited for the file when its stream ended, the file gets under
+ * another stream: then only the sums of all are the same.
+ */
+static inline void check_account(const lane_seen_t *lanes, uint32_t count,
+                                 int sinks, uint64_t *in_all)
 {
     char key[UE_STREAM_HEX + 1], name[64];
     uint64_t refused = 0, stored = 0, delivered;
@@ -188,7 +193,8 @@ static inline void check_account(const lane_seen_t *lanes, uint32_t count)
         stored += lanes[i].stored;
     }
     delivered = json_number(json, "},\"delivered\":");
-    if (delivered != stored
+    *in_all += stored;
+    if ((delivered != stored && !(sinks & WITH_FILE))
         || losses_told(key, "rejected") + losses_told(key, "expired") != refused
         || json_number(json, "\"admitted\":")
                != delivered + json_number(json, "\"lost\":")) {
@@ -226,12 +232,28 @@ static inline void check_file(void)
     free(there);
 }
 
+/** What the last records of all streams say. */
+static inline uint64_t delivered_by_all(void)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < atomic_load(&book->note_count); i++) {
+        const noted_t *note = &book->notes[i];
+
+        if (!strchr(note->key, '/') && last_note(note->key) == note) {
+            n += json_number(note->json, "},\"delivered\":");
+        }
+    }
+    return n;
+}
+
 /** All that is promised once nothing waits. */
 static inline void check_book(int sinks)
 {
     lane_seen_t *lanes;
     uint8_t *status;
     uint32_t count = read_topic(&lanes, &status);
+    uint64_t in_all = 0;
     uint32_t from = 0;
 
     check_said(status);
@@ -240,12 +262,13 @@ static inline void check_book(int sinks)
             || memcmp(&lanes[i].stream, &lanes[from].stream,
                       sizeof(lanes[i].stream))
                    != 0) {
-            check_account(&lanes[from], i - from);
+            check_account(&lanes[from], i - from, sinks, &in_all);
             from = i;
         }
     }
     free(lanes);
     free(status);
+    assert_int_equal(delivered_by_all(), in_all);
     if (sinks & WITH_FILE) {
         check_file();
     }

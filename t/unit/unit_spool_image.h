@@ -10,7 +10,7 @@
 
 #include "crc32c.h"
 
-#define SEGMENTS_MAX 8
+#define SEGMENTS_MAX 512
 
 typedef struct {
     size_t size;
