@@ -398,3 +398,52 @@ def test_a_stop_with_kafka_away(spooled, kafka_far, how):
     gw.start()
     loads = [load, run_on(gw, load, 0.5)]
     all_sent(gw, kafka_far, loads)
+
+
+# --- what an earlier configuration has left -----------------------------------
+
+def test_another_topic_beside_the_same_file(spooled, kafka_far):
+    """What waits for the old topic goes there, and to the file they share."""
+    gw = spooled()
+    gw.usage["UsageEventFile"] = gw.event_file
+    first, second = gw.topic, kafka_far.topic()
+    kafka_far.proxy("stall")
+    before = run_and_kill(gw, 500)
+    gw.usage["UsageKafkaTopic"] = second
+    gw.start()
+    kafka_far.proxy("pass")
+    after = run_on(gw, before)
+    caught_up(gw)
+    emptied(gw.spool)
+    old = of_topic(before, kafka_far, first)
+    new = of_topic(after, kafka_far, second)
+    by_id = check_file(gw, [before, after], 4)
+    assert {s.event["request_id"] for s in old + new} == set(by_id)
+    gw.stop(check=False)
+
+
+def test_a_file_that_nobody_names_is_not_opened(gateway):
+    """Accounts can be written by httpd's children: root doesn't open what they
+    say. What waits for that file waits until it is named again."""
+    gw = gateway(server_conf="""
+UsageSpool {dir}/spool
+UsageKafkaFlushInterval 60s
+UsageKafkaBatchSize 10000
+AliasMatch "^/local/any/" "{htdocs}/local/hello.txt"
+""")
+    gw.spool = make_spool(gw)
+    load = run_and_kill(gw, 50)
+    there, gw.event_file = gw.event_file, gw.dir / "other.jsonl"
+    assert there.read_bytes() == b"", "all of it waits"
+    there.unlink()
+    gw.server_conf = gw.server_conf.replace("60s", "100ms")
+    gw.usage = {"UsageEventFile": gw.event_file}
+    gw.start()
+    assert lines(gw, "UE0008") and str(there) in lines(gw, "UE0008")[0]
+    assert not there.exists()
+    gw.stop()
+    gw.usage, gw.event_file = {"UsageEventFile": there}, there
+    gw.start()
+    emptied(gw.spool)
+    check_file(gw, [load], 4)
+    gw.stop(check=False)
