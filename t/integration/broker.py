@@ -649,7 +649,7 @@ def _batches(places, topic, version):
     """The record batches of a topic, each once also where there are replicas
     of it."""
     files = [path for place in places
-             for path in sorted(place.glob(f"{topic}-*/*.log"))]
+             for path in sorted(place.glob(f"{topic}-[0-9]*/*.log"))]
     if not files:
         return []
     text = kafka_tool("tools.DumpLogSegments", "--files",

@@ -464,7 +464,7 @@ def test_demo_runs_on_at_a_terminal_until_ctrl_c(uid):
         ready, _, _ = select.select([master], [], [], 60)
         assert ready, seen
         seen += os.read(master, 65536)
-    assert b"usage_events_delivered_total 3" in seen
+    assert b"usage_events_delivered_total 4" in seen
     assert demo.poll() is None
     os.write(master, b"\x03")
     with contextlib.suppress(OSError):  # the terminal's end
