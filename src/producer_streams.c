@@ -21,6 +21,7 @@
 
 #define LEDGER_EVERY apr_time_from_sec(10)
 #define AGAIN_AFTER 20 /* looks for streams: ten seconds */
+#define CLOSE_WAITS apr_time_from_msec(500)
 #define NOTE_AGAIN apr_time_from_msec(250)
 #define INHERIT_EVERY apr_time_from_sec(1)
 #define ACCOUNT_EVERY apr_time_from_msec(50)
@@ -906,6 +907,34 @@ void ue_producer_tend_streams(ue_producer_t *p, apr_time_t now)
     }
 }
 
+static int is_any_due(const ue_producer_t *p)
+{
+    const stream_t *stream = p->streams;
+
+    while (stream && !stream->is_due) {
+        stream = stream->next;
+    }
+    return stream != NULL;
+}
+
+/** Nobody writes these records after us, if all of httpd ends: so wait a little
+ * for a sink that takes some at a time. */
+static void write_all(ue_producer_t *p)
+{
+    apr_time_t deadline = atomic_load(&p->deadline);
+    apr_time_t until = ue_monotonic() + CLOSE_WAITS;
+
+    until = until < deadline ? until : deadline;
+    p->note_at = 0;
+    write_due(p, 0);
+    while (is_any_due(p) && ue_monotonic() < until) {
+        apr_sleep(apr_time_from_msec(1));
+        ledger(p)->poll(p->numbering->sink, ue_monotonic());
+        p->note_at = 0;
+        write_due(p, 0);
+    }
+}
+
 /** Does anything wait, in the sinks or with a request thread? */
 static int is_settled(const ue_producer_t *p)
 {
@@ -929,8 +958,7 @@ void ue_producer_close_streams(ue_producer_t *p)
         stream->is_due = 1;
     }
     if (ledger(p)) {
-        p->note_at = 0;
-        write_due(p, 0);
+        write_all(p);
     }
 }
 
