@@ -73,8 +73,12 @@ def waiting(spool):
 
 
 def emptied(spool, timeout=60):
-    """Wait until nothing in a spool waits any more."""
-    poll(lambda: waiting(spool) == 0, timeout, every=0.2,
+    """Wait until nothing in a spool waits any more, and somebody has each stream
+    that goes on: an empty one is taken over too, to be ended in the ledger."""
+    def left():
+        return [s for s in spool_ls(spool) if s["waiting"]
+                or (s["state"] == "open" and not s["held_by"])]
+    poll(lambda: not left(), timeout, every=0.2,
          what="nothing waits in the spool")
 
 
