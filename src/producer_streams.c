@@ -921,15 +921,19 @@ static int is_any_due(const ue_producer_t *p)
  * for a sink that takes some at a time. */
 static void write_all(ue_producer_t *p)
 {
+    const ue_sink_vtable_t *vtable = ledger(p);
     apr_time_t deadline = atomic_load(&p->deadline);
     apr_time_t until = ue_monotonic() + CLOSE_WAITS;
 
+    if (!vtable) {
+        return;
+    }
     until = until < deadline ? until : deadline;
     p->note_at = 0;
     write_due(p, 0);
     while (is_any_due(p) && ue_monotonic() < until) {
         apr_sleep(apr_time_from_msec(1));
-        ledger(p)->poll(p->numbering->sink, ue_monotonic());
+        vtable->poll(p->numbering->sink, ue_monotonic());
         p->note_at = 0;
         write_due(p, 0);
     }
@@ -957,9 +961,7 @@ void ue_producer_close_streams(ue_producer_t *p)
     for (stream = p->streams; stream; stream = stream->next) {
         stream->is_due = 1;
     }
-    if (ledger(p)) {
-        write_all(p);
-    }
+    write_all(p);
 }
 
 void ue_producer_seal_own(ue_producer_t *p)

@@ -73,8 +73,9 @@ def waiting(spool):
 
 
 def emptied(spool, timeout=60):
-    """Wait until nothing in a spool waits any more, and somebody has each stream
-    that goes on: an empty one is taken over too, to be ended in the ledger."""
+    """Wait until nothing in a spool waits any more, and somebody has each
+    stream that goes on: an empty one is taken over too, to be ended in the
+    ledger."""
     def left():
         return [s for s in spool_ls(spool) if s["waiting"]
                 or (s["state"] == "open" and not s["held_by"])]
