@@ -15,18 +15,21 @@ set -eu
 # apache2-bin is httpd and its modules; the apache2 package would also start a
 # server on port 80, which nothing here needs.
 build="make gcc libc6-dev apache2-dev libapr1-dev libaprutil1-dev \
-libjson-c-dev librdkafka-dev libssl-dev zlib1g-dev"
+libjson-c-dev libpq-dev librdkafka-dev libssl-dev zlib1g-dev"
 demo="$build apache2-bin python3 curl procps"
 # Maven fetches Kafka's jars.
 kafka="$demo openjdk-17-jre-headless maven kcat openssl ca-certificates"
+# The server's programs; that Debian may start a server of its own with them
+# (on port 5432) is no harm.
+postgres="postgresql-15 postgresql-client-15"
 # python3-kafka reads what was written, docker-compose checks a file.
 test="$kafka python3-kafka python3-snappy python3-yaml docker-compose \
 libcmocka-dev python3-pytest python3-pytest-xdist python3-h2 \
 python3-websockets python3-pyflakes nghttp2-client nginx-light wrk valgrind \
 strace clang clang-format-16 clang-tidy libclang-rt-14-dev shellcheck \
-prometheus"
+prometheus groff-base $postgres"
 bench="$kafka python3-kafka python3-snappy nginx-light nghttp2-client wrk \
-valgrind"
+valgrind $postgres"
 
 usage() {
     echo "usage: $0 [--list] build|demo|kafka|test|bench ..." >&2
