@@ -36,7 +36,7 @@ ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
 LIB_NAMES  = apikey crc32c decision endpoint event journal kafka kafka_conf \
              kafka_ledger kafka_option keyfile keyfile_time keyfile_write keystore \
              keystore_file ledger log metrics producer producer_lanes \
-             producer_spool producer_streams producer_worker sink_file \
+             producer_spool producer_streams producer_worker rate sink_file \
              sink_kafka siphash slot spool thread uuid
 LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
 LIB        = $(B)/libusage_events.a
