@@ -1,7 +1,7 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 #
 # make                the module (with apxs) and usagectl
-# make install        into httpd's module directory and $(bindir)
+# make install        into httpd's module directory, $(bindir) and $(mandir)
 # make deps           install what building needs, on Debian
 # make demo           a gateway before a small backend, from key to event
 # make demo KAFKA=1   the same with a real Kafka, which it fetches and starts
@@ -14,6 +14,7 @@ CC      ?= cc
 PYTHON  ?= /usr/bin/python3
 prefix  ?= /usr/local
 bindir  ?= $(prefix)/bin
+mandir  ?= $(prefix)/share/man
 
 # Where a flavour's objects go: build, or build/asan and the like.
 B       ?= build
@@ -26,16 +27,20 @@ APR_FLAGS := $(shell apr-1-config --includes --cppflags 2>/dev/null) \
              $(shell apu-1-config --includes 2>/dev/null)
 APR_LIBS  := $(shell apr-1-config --link-ld --libs 2>/dev/null) \
              $(shell apu-1-config --link-ld 2>/dev/null)
-LIBS       = -lrdkafka -ljson-c -lcrypto -lz
+PG_FLAGS  := $(addprefix -I,$(shell pg_config --includedir 2>/dev/null))
+LIBS       = -lrdkafka -lpq -ljson-c -lcrypto -lz
 WARN       = -Wall -Wextra -Wshadow -Wstrict-prototypes \
              -Wmissing-prototypes -Wno-unused-parameter $(WERROR)
-ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) -Isrc $(FLAVOUR)
+ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) $(PG_FLAGS) \
+             -Isrc $(FLAVOUR)
 
 # Everything that needs no httpd: one library, for the module, usagectl, the
 # unit tests and the fuzzers. A backend is in the list or it is not built.
-LIB_NAMES  = apikey crc32c decision endpoint event journal kafka kafka_conf \
-             kafka_ledger kafka_option keyfile keyfile_time keyfile_write keystore \
-             keystore_file ledger log metrics producer producer_lanes \
+LIB_NAMES  = access apikey crc32c decision endpoint event journal kafka \
+             kafka_conf kafka_ledger kafka_option keycache keycache_write \
+             keyfile keyfile_check keyfile_time keyfile_write keysnapshot \
+             keystore keystore_file keystore_pg keystore_pg_answer \
+             keystore_pg_worker ledger log metrics pg producer producer_lanes \
              producer_spool producer_streams producer_worker rate sink_file \
              sink_kafka siphash slot spool thread uuid
 LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
@@ -44,7 +49,7 @@ GLUE       = mod_usage_events.c src/config.c src/directives.c src/hooks.c \
              src/process.c src/proxy.c src/status.c
 HEADERS    = $(wildcard src/*.h src/usagectl/*.h)
 CTL_OBJS   = $(patsubst src/usagectl/%.c,$(B)/usagectl/%.o,\
-             $(wildcard src/usagectl/*.c))
+             $(wildcard src/usagectl/*.c)) $(B)/usagectl/schema_sql.o
 UNIT       = $(patsubst t/unit/%.c,$(B)/unit/%,$(wildcard t/unit/test_*.c))
 
 MODULE     = $(if $(filter build,$(B)),.libs,$(B)/.libs)/mod_usage_events.so
@@ -80,6 +85,14 @@ $(MODULE): $(GLUE) $(LIB) $(HEADERS)
 $(B)/usagectl/%.o: src/usagectl/%.c $(HEADERS) | $(B)/usagectl
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
+# The tables that usagectl init-db makes are in it, line by line.
+$(B)/usagectl/schema_sql.c: conf/schema.sql | $(B)/usagectl
+	{ echo '#include "usagectl/db.h"'; echo 'const char ue_ctl_schema[] ='; \
+	  sed -e 's/[\\"]/\\&/g' -e 's/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+
+$(B)/usagectl/schema_sql.o: $(B)/usagectl/schema_sql.c $(HEADERS)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
 $(USAGECTL): $(CTL_OBJS) $(LIB)
 	$(CC) $(FLAVOUR) $(LDFLAGS) -o $@ $^ $(LIBS) $(APR_LIBS)
 
@@ -89,6 +102,8 @@ install: all
 	  -n usage_events mod_usage_events.la
 	install -d $(DESTDIR)$(bindir)
 	install -m 0755 usagectl $(DESTDIR)$(bindir)/usagectl
+	install -d $(DESTDIR)$(mandir)/man1
+	install -m 0644 docs/usagectl.1 $(DESTDIR)$(mandir)/man1/usagectl.1
 
 $(B)/unit/%: t/unit/%.c $(LIB) $(HEADERS) $(wildcard t/unit/*.h) | $(B)/unit
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) -lcmocka $(LIBS) $(APR_LIBS)

@@ -9,11 +9,16 @@ usage   the same and mod_usage_events, defaults, a key found in its cache, and
 kafka   the same with Kafka in place of the file: librdkafka's mock broker, in a
         process of its own
 spool   the same as kafka, with UsageSpool
+
+and one that needs a Database:
+
+database  the same as usage, with the key in PostgreSQL
 """
 import contextlib
 import os
 import pathlib
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -29,6 +34,7 @@ FLAVOURS = ("bare", "log", "usage", "kafka", "spool")
 TOPIC = "usage-events"
 PARTITIONS = 12
 PATH = "/v1/charges/latest"
+TICK = 1e6 / os.sysconf("SC_CLK_TCK")
 
 CONF = """
 ServerRoot "{dir}"
@@ -56,8 +62,11 @@ LOG = ('CustomLog "{dir}/access.log" '
 USAGE = """
 LoadModule usage_events_module {module}
 UsageEvents On
+"""
+KEY_FILE = """
 UsageKeyStore file:{dir}/keys.json
 """
+# The URL holds a password: it is told by the environment.
 FILE = """
 UsageEventFile {dir}/events.jsonl
 """
@@ -113,6 +122,21 @@ def end(proc, sig=signal.SIGTERM, seconds=30):
             proc.wait()
 
 
+def cpu(parent):
+    """Microseconds of CPU of a process's children, of all their threads."""
+    used = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii",
+                      errors="replace") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            used += (int(fields[11]) + int(fields[12])) * TICK
+    return used
+
+
 def program(name):
     """Build a program of this directory. Its path."""
     target = REPO / "build/bench" / name
@@ -145,6 +169,39 @@ class Mock:
         return int(self.proc.stdout.readline())
 
 
+class Database:
+    """PostgreSQL in a directory of its own, with our schema."""
+
+    SERVICE = REPO / "t/services/postgresql"
+
+    def __init__(self, path):
+        self.path, self.port = path, free_port()
+        self.password = secrets.token_hex(11)
+        self.env = {**os.environ, "POSTGRES_PASSWORD": self.password,
+                    "PGPASSWORD": self.password}
+        self.url = (f"postgresql://postgres:{self.password}@127.0.0.1:"
+                    f"{self.port}/postgres?sslmode=disable")
+
+    def __enter__(self):
+        self.path.mkdir(exist_ok=True)
+        # As a server in use has it, but for what tests want to be told.
+        (self.path / "extra.conf").write_text("log_statement = none\n")
+        subprocess.run([self.SERVICE / "postgres-start.sh", self.path,
+                        str(self.port)], check=True, env=self.env)
+        self.sql((REPO / "conf/schema.sql").read_text())
+        return self
+
+    def __exit__(self, *exc):
+        subprocess.run([self.SERVICE / "postgres-stop.sh", self.path],
+                       check=False, env=self.env)
+
+    def sql(self, text):
+        return subprocess.run(
+            ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p",
+             str(self.port), "-U", "postgres"], input=text, env=self.env,
+            check=True, capture_output=True, text=True).stdout.strip()
+
+
 class Bench:
     """A directory with a backend and a key; start() gives a server."""
 
@@ -154,6 +211,8 @@ class Bench:
         os.chmod(self.dir, 0o755)
         self.nginx = None
         self.stored = 0
+        self.env = dict(os.environ)  # of what is started
+        self.conf = ""               # more directives
         if os.getuid() == 0:
             owner = pwd.getpwnam("www-data")
             os.chown(self.dir, owner.pw_uid, owner.pw_gid)
@@ -193,18 +252,23 @@ class Bench:
         elif os.getuid() == 0:
             values["user"] = "User www-data\nGroup www-data"
         conf = CONF.format(**values)
-        conf += {"bare": "", "log": LOG, "usage": USAGE + FILE,
-                 "kafka": USAGE + KAFKA,
-                 "spool": USAGE + KAFKA + SPOOL}[flavour].format(**values)
+        conf += {"bare": "", "log": LOG, "usage": USAGE + KEY_FILE + FILE,
+                 "kafka": USAGE + KEY_FILE + KAFKA,
+                 "spool": USAGE + KEY_FILE + KAFKA + SPOOL,
+                 "database": USAGE + FILE}[flavour].format(**values) + self.conf
         self.make_spool()
         path = self.dir / f"{flavour}.conf"
         path.write_text(conf)
-        old = {"log": "access.log", "usage": "events.jsonl"}.get(flavour)
-        if old:
-            (self.dir / old).unlink(missing_ok=True)
+        old = {"log": "access.log", "usage": "events.jsonl",
+               "database": "events.jsonl"}.get(flavour)
+        # Whoever runs this one may be another user.
+        for name in (old, f"{flavour}.pid", "error.log"):
+            if name:
+                (self.dir / name).unlink(missing_ok=True)
         proc = subprocess.Popen(
             [*command, HTTPD, "-X" if one_process else "-DFOREGROUND",
-             "-f", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             "-f", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=self.env)
         try:
             wait_for(port)
             yield port, proc
@@ -237,7 +301,7 @@ class Bench:
         if mock:
             with mock:
                 return mock.stored()
-        if flavour == "usage":
+        if flavour in ("usage", "database"):
             with open(self.dir / "events.jsonl", "rb") as f:
                 return sum(1 for _ in f)
         return 0

@@ -1,8 +1,17 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <apr_strings.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/sha.h>
 #include <zlib.h>
 
@@ -14,6 +23,8 @@
 #define CHECK_LEN 6
 #define BASE 62
 #define SHOWN_MIN 24 /* shorter keys show no prefix */
+#define SECRET_MIN 32
+#define SECRET_MAX 4096
 
 _Static_assert(ENV_LEN + RANDOM_LEN + CHECK_LEN == UE_APIKEY_LEN,
                "the parts make a key");
@@ -111,6 +122,104 @@ done:
     return rv;
 }
 
+struct ue_keysecret_t {
+    size_t len;
+    uint8_t b[SECRET_MAX];
+};
+
+/* Up to max bytes; a named pipe must not hold httpd up. */
+static apr_status_t read_up_to(const char *path, uint8_t *to, size_t max,
+                               size_t *len, struct stat *st)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    apr_status_t rv = APR_SUCCESS;
+    ssize_t n = 1;
+
+    *len = 0;
+    if (fd < 0) {
+        return APR_FROM_OS_ERROR(errno);
+    }
+    if (fstat(fd, st) != 0) {
+        rv = APR_FROM_OS_ERROR(errno);
+        goto out;
+    }
+    while (S_ISREG(st->st_mode) && n > 0 && *len < max) {
+        n = read(fd, to + *len, max - *len);
+        if (n < 0 && errno == EINTR) {
+            n = 1;
+            continue;
+        }
+        if (n < 0) {
+            rv = APR_FROM_OS_ERROR(errno);
+            goto out;
+        }
+        *len += (size_t)n;
+    }
+out:
+    close(fd);
+    return rv;
+}
+
+/* What is wrong with a file that was read, or NULL. */
+static const char *judge_secret(const struct stat *st, size_t len)
+{
+    if (!S_ISREG(st->st_mode)) {
+        return "is not a regular file";
+    }
+    if (st->st_mode & (S_IROTH | S_IWOTH)) {
+        return "can be read or written by everybody: make it mode 0640 or less";
+    }
+    if (len < SECRET_MIN || len > SECRET_MAX) {
+        return "must hold 32 to 4096 bytes, such as openssl rand -hex 32 makes";
+    }
+    return NULL;
+}
+
+apr_status_t ue_keysecret_read(const ue_keysecret_t **secret, const char *path,
+                               const char **why, apr_pool_t *p)
+{
+    /* One for a line feed, one to tell that it is longer. */
+    uint8_t room[SECRET_MAX + 2];
+    const char *fault;
+    ue_keysecret_t *s;
+    struct stat st;
+    size_t len;
+    apr_status_t rv = read_up_to(path, room, sizeof(room), &len, &st);
+
+    *secret = NULL;
+    if (rv != APR_SUCCESS) {
+        char reason[120];
+
+        *why = apr_psprintf(p, "%s: can't be read: %s", path,
+                            apr_strerror(rv, reason, sizeof(reason)));
+        goto out;
+    }
+    if (len > 0 && room[len - 1] == '\n') {
+        len--;
+    }
+    fault = judge_secret(&st, len);
+    if (fault) {
+        *why = apr_psprintf(p, "%s: %s", path, fault);
+        rv = APR_EINVAL;
+        goto out;
+    }
+    s = apr_pcalloc(p, sizeof(*s));
+    s->len = len;
+    memcpy(s->b, room, len);
+    *secret = s;
+out:
+    explicit_bzero(room, sizeof(room));
+    return rv;
+}
+
+int ue_keysecret_same(const ue_keysecret_t *a, const ue_keysecret_t *b)
+{
+    if (!a || !b) {
+        return a == b;
+    }
+    return a->len == b->len && CRYPTO_memcmp(a->b, b->b, a->len) == 0;
+}
+
 void ue_apikey_hash(const char *key, size_t len, ue_keyhash_t *hash)
 {
     /* It fails only where OpenSSL is configured without SHA-256, or there is
@@ -121,13 +230,31 @@ void ue_apikey_hash(const char *key, size_t len, ue_keyhash_t *hash)
     }
 }
 
-void ue_apikey_hash_format(const ue_keyhash_t *hash,
+void ue_apikey_hmac(const char *key, size_t len, const ue_keysecret_t *secret,
+                    ue_keyhash_t *hash)
+{
+    unsigned n = sizeof(hash->b);
+
+    if (!HMAC(EVP_sha256(), secret->b, (int)secret->len,
+              (const unsigned char *)key, len, hash->b, &n)) {
+        abort(); /* as above */
+    }
+}
+
+/* How a stored hash begins, by ue_hashkind_t. */
+static const char *const hash_names[] = {
+    [UE_HASH_SHA256] = "sha256:", [UE_HASH_HMAC_SHA256] = "hmac-sha256:"};
+
+#define HASH_KINDS (sizeof(hash_names) / sizeof(hash_names[0]))
+
+void ue_apikey_hash_format(const ue_keyhash_t *hash, ue_hashkind_t kind,
                            char to[UE_APIKEY_HASH_TEXT + 1])
 {
     static const char hex[] = "0123456789abcdef";
-    char *p = to + 7;
+    size_t n = strlen(hash_names[kind]);
+    char *p = to + n;
 
-    memcpy(to, "sha256:", 7);
+    memcpy(to, hash_names[kind], n);
     for (size_t i = 0; i < sizeof(hash->b); i++) {
         *p++ = hex[hash->b[i] >> 4];
         *p++ = hex[hash->b[i] & 0x0f];
@@ -144,14 +271,22 @@ static int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-apr_status_t ue_apikey_hash_parse(ue_keyhash_t *hash, const char *s)
+apr_status_t ue_apikey_hash_parse(ue_keyhash_t *hash, ue_hashkind_t *kind,
+                                  const char *s)
 {
     ue_keyhash_t read;
+    size_t k = 0;
+    size_t n;
 
-    if (strlen(s) != UE_APIKEY_HASH_TEXT || memcmp(s, "sha256:", 7) != 0) {
+    while (k < HASH_KINDS
+           && strncmp(s, hash_names[k], strlen(hash_names[k])) != 0) {
+        k++;
+    }
+    n = k < HASH_KINDS ? strlen(hash_names[k]) : 0;
+    if (n == 0 || strlen(s) != n + 2 * sizeof(read.b)) {
         return APR_EINVAL;
     }
-    s += 7;
+    s += n;
     for (size_t i = 0; i < sizeof(read.b); i++, s += 2) {
         int high = hex_value(s[0]);
         int low = hex_value(s[1]);
@@ -162,6 +297,7 @@ apr_status_t ue_apikey_hash_parse(ue_keyhash_t *hash, const char *s)
         read.b[i] = (uint8_t)(high << 4 | low);
     }
     *hash = read;
+    *kind = (ue_hashkind_t)k;
     return APR_SUCCESS;
 }
 

@@ -15,11 +15,12 @@
 #include <stdint.h>
 
 #include <apr_errno.h>
+#include <apr_pools.h>
 
 #define UE_APIKEY_LEN 44       /**< characters of a key of our own shape */
 #define UE_APIKEY_MAX 256      /**< the longest key that is looked up */
 #define UE_APIKEY_PREFIX 12    /**< characters that lists and logs may show */
-#define UE_APIKEY_HASH_TEXT 71 /**< "sha256:" and 64 hex digits */
+#define UE_APIKEY_HASH_TEXT 76 /**< "hmac-sha256:" and 64 hex digits */
 
 typedef struct {
     uint8_t b[32];
@@ -48,15 +49,42 @@ int ue_apikey_is_ours(const char *key, size_t len);
  */
 apr_status_t ue_apikey_generate(const char *env, char key[UE_APIKEY_LEN + 1]);
 
+/** How a stored hash was made. */
+typedef enum {
+    UE_HASH_SHA256,     /**< "sha256:" */
+    UE_HASH_HMAC_SHA256 /**< "hmac-sha256:", under a secret */
+} ue_hashkind_t;
+
+/** What UsageKeySecret names: the key of HMAC-SHA-256 (RFC 2104), ready for
+ * use. Read-only once it is made; any thread may use it. */
+typedef struct ue_keysecret_t ue_keysecret_t;
+
+/**
+ * Read a secret from a file: its bytes without one line feed at the end, 32 to
+ * 4,096 of them. A file that others than its owner and group can read is
+ * refused.
+ * @param why receives, on error, a sentence; never a byte of the file
+ */
+apr_status_t ue_keysecret_read(const ue_keysecret_t **secret, const char *path,
+                               const char **why, apr_pool_t *p);
+
+/** Are two secrets the same? NULL is only the same as NULL. */
+int ue_keysecret_same(const ue_keysecret_t *a, const ue_keysecret_t *b);
+
 /** SHA-256 of the whole key. */
 void ue_apikey_hash(const char *key, size_t len, ue_keyhash_t *hash);
 
-/** Write "sha256:<64 hex>" and NUL. */
-void ue_apikey_hash_format(const ue_keyhash_t *hash,
+/** HMAC-SHA-256 of the whole key. */
+void ue_apikey_hmac(const char *key, size_t len, const ue_keysecret_t *secret,
+                    ue_keyhash_t *hash);
+
+/** Write "sha256:<64 hex>" or "hmac-sha256:<64 hex>", and NUL. */
+void ue_apikey_hash_format(const ue_keyhash_t *hash, ue_hashkind_t kind,
                            char to[UE_APIKEY_HASH_TEXT + 1]);
 
-/** Read "sha256:<64 hex>". @return APR_EINVAL for anything else */
-apr_status_t ue_apikey_hash_parse(ue_keyhash_t *hash, const char *s);
+/** Read one of these. @return APR_EINVAL for anything else */
+apr_status_t ue_apikey_hash_parse(ue_keyhash_t *hash, ue_hashkind_t *kind,
+                                  const char *s);
 
 /**
  * The part of a key that may be shown.

@@ -20,6 +20,10 @@
 #define FLUSH_INTERVAL (APR_USEC_PER_SEC / 2)
 #define DRAIN_TIMEOUT (4 * APR_USEC_PER_SEC)
 #define TOPIC "usage-events"
+#define KEY_TTL (60 * APR_USEC_PER_SEC)
+#define KEY_NEGATIVE (5 * APR_USEC_PER_SEC)
+#define KEY_STALE (600 * APR_USEC_PER_SEC)
+#define KEY_CACHE_SIZE 100000
 
 static const ue_keyheader_t default_key_header = {1, "X-API-Key"};
 
@@ -66,6 +70,8 @@ void *ue_config_merge(apr_pool_t *p, void *base_conf, void *add_conf)
     PICK(kafka);
     PICK_POINTER(billable);
     PICK_POINTER(keystore_url);
+    PICK_POINTER(key_cache);
+    PICK_POINTER(key_secret);
     PICK_POINTER(key_header);
     PICK_POINTER(event_file);
     PICK_POINTER(spool);
@@ -600,36 +606,75 @@ static const char *plan_producer(ue_setup_t *setup, ue_server_t *server,
     return NULL;
 }
 
+#define OR(value, otherwise) ((value) != UE_UNSET ? (value) : (otherwise))
+
+static void plan_store(ue_store_plan_t *plan, const ue_conf_t *conf)
+{
+    static const ue_keycache_conf_t unset = {UE_UNSET, UE_UNSET, UE_UNSET,
+                                             UE_UNSET};
+    const ue_keycache_conf_t *cache =
+        conf->key_cache ? conf->key_cache : &unset;
+
+    plan->options.ttl = OR(cache->ttl, KEY_TTL);
+    plan->options.negative = OR(cache->negative, KEY_NEGATIVE);
+    plan->options.stale = OR(cache->stale, KEY_STALE);
+    plan->options.size = (uint32_t)OR(cache->size, KEY_CACHE_SIZE);
+    if (conf->key_secret) {
+        plan->secret_file = conf->key_secret->file;
+        plan->options.secret = conf->key_secret->secret;
+    }
+}
+
+static int same_store(const ue_store_plan_t *a, const ue_store_plan_t *b)
+{
+    return a->options.ttl == b->options.ttl
+           && a->options.negative == b->options.negative
+           && a->options.stale == b->options.stale
+           && a->options.size == b->options.size
+           && !a->secret_file == !b->secret_file
+           && (!a->secret_file || !strcmp(a->secret_file, b->secret_file));
+}
+
+/** A store is known by its URL, also over a restart, which may change all else:
+ * what it has cached stays. So two servers must mean the same by it. */
 static const char *find_store(ue_setup_t *setup, ue_server_t *server,
                               const ue_conf_t *conf, apr_pool_t *p)
 {
     const char *text = variable("DATABASE_URL");
+    ue_store_plan_t plan = {conf->keystore_url, NULL, {0}};
     const char *error = NULL;
-    int i;
 
-    server->keystore_url = conf->keystore_url;
-    if (!server->keystore_url && text) {
-        error = ue_keystore_url_parse(&server->keystore_url,
-                                      "UsageKeyStore (DATABASE_URL)", text, p);
+    if (!plan.url && text) {
+        error = ue_keystore_url_parse(&plan.url, "UsageKeyStore (DATABASE_URL)",
+                                      text, p);
     }
-    if (error || !server->keystore_url) {
+    server->store = -1;
+    if (error || !plan.url) {
         return error || !server->rule.required
                    ? error
                    : "UsageKeyRequired On needs UsageKeyStore, such as "
                      "file:conf/keys.json (made by usagectl key create), or "
                      "UsageKeyRequired Off";
     }
-    for (i = 0; i < setup->stores->nelts; i++) {
-        if (!strcmp(APR_ARRAY_IDX(setup->stores, i, const char *),
-                    server->keystore_url)) {
-            return NULL;
+    plan_store(&plan, conf);
+    for (server->store = 0; server->store < setup->stores->nelts;
+         server->store++) {
+        const ue_store_plan_t *old =
+            &APR_ARRAY_IDX(setup->stores, server->store, ue_store_plan_t);
+
+        if (!strcmp(old->url, plan.url)) {
+            return same_store(old, &plan)
+                       ? NULL
+                       : apr_psprintf(p,
+                                      "UsageKeyStore %s is named by two "
+                                      "servers with different UsageKeyCache "
+                                      "or UsageKeySecret; give both the same",
+                                      ue_keystore_name(plan.url, p));
         }
     }
-    APR_ARRAY_PUSH(setup->stores, const char *) = server->keystore_url;
+    APR_ARRAY_PUSH(setup->stores, ue_store_plan_t) = plan;
     return NULL;
 }
-
-#define OR(value, otherwise) ((value) != UE_UNSET ? (value) : (otherwise))
 
 static const char *resolve_server(ue_setup_t *setup, ue_conf_t *conf,
                                   apr_pool_t *p)
@@ -639,6 +684,7 @@ static const char *resolve_server(ue_setup_t *setup, ue_conf_t *conf,
     const char *error;
 
     conf->server = server;
+    server->store = -1;
     server->enabled = OR(conf->enabled, 0);
     if (!server->enabled) {
         return NULL;
@@ -673,7 +719,7 @@ const char *ue_config_resolve(ue_setup_t **result, apr_pool_t *p,
 
     setup->plans = apr_array_make(p, 2, sizeof(ue_producer_plan_t));
     setup->clusters = apr_array_make(p, 2, sizeof(ue_cluster_t));
-    setup->stores = apr_array_make(p, 2, sizeof(const char *));
+    setup->stores = apr_array_make(p, 2, sizeof(ue_store_plan_t));
     for (s = main_server; s; s = s->next) {
         ue_conf_t *conf =
             ap_get_module_config(s->module_config, &usage_events_module);

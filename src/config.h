@@ -49,6 +49,13 @@ typedef struct {
     int sink_count;
 } ue_producer_plan_t;
 
+/** A key store, as one or more servers name it. */
+typedef struct {
+    const char *url;
+    const char *secret_file; /**< or NULL */
+    ue_keystore_options_t options;
+} ue_store_plan_t;
+
 /** What a server does, complete. */
 typedef struct {
     int enabled;
@@ -58,12 +65,26 @@ typedef struct {
     int trust_request_id;
     ue_statusset_t billable;
     ue_keyrule_t rule;
-    const char *keystore_url;
+    int store; /**< index into stores; -1: none */
     ue_keyheader_t key_header;
     int key_hide;
     ue_overflow_t overflow;
     int producer; /**< index into plans */
 } ue_server_t;
+
+/** What UsageKeyCache says. */
+typedef struct {
+    apr_interval_time_t ttl;
+    apr_interval_time_t negative;
+    apr_interval_time_t stale;
+    int size;
+} ue_keycache_conf_t;
+
+/** What UsageKeySecret says. */
+typedef struct {
+    const char *file;
+    const ue_keysecret_t *secret;
+} ue_keysecret_conf_t;
 
 /** What was written for a server. */
 typedef struct {
@@ -74,6 +95,8 @@ typedef struct {
     const ue_statusset_t *billable;
     int key_required;
     const char *keystore_url;
+    const ue_keycache_conf_t *key_cache;
+    const ue_keysecret_conf_t *key_secret;
     const ue_keyheader_t *key_header;
     int key_hide;
     int overflow;
@@ -96,7 +119,7 @@ typedef struct {
 typedef struct {
     apr_array_header_t *plans;    /**< ue_producer_plan_t */
     apr_array_header_t *clusters; /**< ue_cluster_t */
-    apr_array_header_t *stores;   /**< const char *, their URLs */
+    apr_array_header_t *stores;   /**< ue_store_plan_t */
     int enabled;                  /**< on some server */
 } ue_setup_t;
 

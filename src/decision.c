@@ -4,57 +4,60 @@
 #include "decision.h"
 #include "event.h"
 
+/* Revoked first: a revoked key learns nothing of itself. */
 static ue_verdict_t judge(const ue_keyrecord_t *who, apr_time_t now)
 {
-    /* Revoked before expired: a revoked key learns nothing of itself. */
     if (who->revoked) {
         return UE_BAD_KEY;
     }
-    return who->expires != 0 && who->expires <= now ? UE_EXPIRED_KEY : UE_ALLOW;
+    if (who->expires != 0 && who->expires <= now) {
+        return UE_EXPIRED_KEY;
+    }
+    return who->access == UE_ACCESS_GRANTED ? UE_ALLOW : UE_NOT_ALLOWED;
 }
 
-static ue_verdict_t look_up(ue_keyrecord_t *who, ue_keystore_t *store,
-                            const char *key, size_t len, apr_time_t now,
-                            int *how)
+static ue_verdict_t look_up(ue_decision_t *decision, ue_keystore_t *store,
+                            const char *key, size_t len,
+                            const ue_asked_t *asked, apr_time_t now)
 {
-    apr_status_t rv;
+    ue_keyrecord_t *who = &decision->who;
 
     /* What was found before has passed the checks of its form. */
-    if (store && len <= UE_APIKEY_MAX
-        && store->vtable->recall(store, key, len, who) == APR_SUCCESS) {
-        *how = UE_KEYSTORE_HIT;
-        return judge(who, now);
+    if (store && len <= UE_APIKEY_MAX) {
+        decision->how = store->vtable->recall(store, key, len, asked, who);
+        if (decision->how == UE_KEYSTORE_HIT) {
+            return judge(who, now);
+        }
     }
-    if (ue_apikey_form(key, len) != UE_KEY_LOOKUP) {
+    if (ue_apikey_form(key, len) != UE_KEY_LOOKUP || !store) {
         return UE_BAD_KEY;
     }
-    if (!store) {
-        return UE_BAD_KEY;
-    }
-    rv = store->vtable->lookup(store, key, len, who);
-    if (rv == APR_SUCCESS) {
-        *how = UE_KEYSTORE_MISS;
+    decision->how = store->vtable->lookup(store, key, len, asked, who);
+    switch (decision->how) {
+    case UE_KEYSTORE_HIT:
+    case UE_KEYSTORE_MISS:
+    case UE_KEYSTORE_STALE:
         return judge(who, now);
+    case UE_KEYSTORE_UNKNOWN:
+    case UE_KEYSTORE_NEGATIVE:
+        return UE_BAD_KEY;
+    default:
+        return UE_UNAVAILABLE;
     }
-    if (rv != APR_NOTFOUND) {
-        return UE_UNAVAILABLE; /* it didn't answer */
-    }
-    *how = UE_KEYSTORE_UNKNOWN;
-    return UE_BAD_KEY;
 }
 
 void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,
-               const char *authorization, const char *header, apr_time_t now,
-               int *how)
+               const char *authorization, const char *header,
+               const ue_asked_t *asked, apr_time_t now)
 {
     const char *key;
     size_t len;
 
-    *how = -1;
+    decision->how = UE_KEYSTORE_NONE;
     switch (ue_apikey_find(authorization, header, &key, &len)) {
     case UE_CRED_ONE:
         decision->verdict =
-            look_up(&decision->who, rule->store, key, len, now, how);
+            look_up(decision, rule->store, key, len, asked, now);
         break;
     case UE_CRED_TWO:
         decision->verdict = UE_TWO_KEYS;
@@ -63,12 +66,15 @@ void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,
         decision->verdict = rule->required ? UE_NO_KEY : UE_ANONYMOUS;
         break;
     }
-    if (decision->verdict != UE_ALLOW && decision->verdict != UE_EXPIRED_KEY) {
+    if (decision->verdict != UE_ALLOW && decision->verdict != UE_EXPIRED_KEY
+        && decision->verdict != UE_NOT_ALLOWED) {
         memset(&decision->who, 0, sizeof(decision->who));
     }
 }
 
 #define PROBLEM "urn:usage-events:problem:"
+#define NOT_ALLOWED PROBLEM "not-allowed", "Not allowed with this API key"
+#define UNAVAILABLE PROBLEM "unavailable", "Temporarily unavailable"
 
 static const ue_problem_t problems[UE_VERDICTS] = {
     [UE_TWO_KEYS] = {400, PROBLEM "two-keys", "Two API keys",
@@ -83,14 +89,38 @@ static const ue_problem_t problems[UE_VERDICTS] = {
                     "The API key is mistyped, unknown or revoked.", 0},
     [UE_EXPIRED_KEY] = {403, PROBLEM "expired-key", "Expired API key",
                         "The API key was valid once, and has expired.", 0},
-    [UE_UNAVAILABLE] = {503, PROBLEM "unavailable", "Temporarily unavailable",
+    [UE_UNAVAILABLE] = {503, UNAVAILABLE,
                         "The request can't be accounted for at the moment. Try "
                         "again shortly.",
                         1},
 };
 
-const ue_problem_t *ue_problem(ue_verdict_t verdict)
+/* What isn't allowed, by ue_access_t. It is the key's owner who asks. */
+static const ue_problem_t not_allowed[] = {
+    [UE_ACCESS_NETWORK] = {403, NOT_ALLOWED,
+                           "The API key may not be used from this address.", 0},
+    [UE_ACCESS_PATH] = {403, NOT_ALLOWED,
+                        "The API key may not be used on this path.", 0},
+    [UE_ACCESS_METHOD] = {403, NOT_ALLOWED,
+                          "The API key may not be used with this method.", 0},
+};
+
+static const ue_problem_t store_failed = {
+    503, UNAVAILABLE,
+    "The API key can't be checked at the moment. Try again shortly.", 1};
+
+const ue_problem_t *ue_problem(const ue_decision_t *decision)
 {
+    ue_verdict_t verdict = decision->verdict;
+
+    if (verdict == UE_NOT_ALLOWED) {
+        return &not_allowed[decision->who.access <= UE_ACCESS_METHOD
+                                ? decision->who.access
+                                : UE_ACCESS_NETWORK];
+    }
+    if (verdict == UE_UNAVAILABLE && decision->how == UE_KEYSTORE_FAILED) {
+        return &store_failed;
+    }
     if ((unsigned)verdict >= UE_VERDICTS || problems[verdict].status == 0) {
         return NULL;
     }

@@ -24,6 +24,8 @@ typedef enum {
     UE_NO_KEY,      /**< 401 */
     UE_BAD_KEY,     /**< 401: mistyped, malformed, unknown or revoked */
     UE_EXPIRED_KEY, /**< 403 */
+    UE_NOT_ALLOWED, /**< 403: not from there, or not on that path, or not by
+                         that method */
     UE_UNAVAILABLE  /**< 503: no room to meter it, or the store can't say */
 } ue_verdict_t;
 
@@ -31,7 +33,9 @@ typedef enum {
 
 typedef struct {
     ue_verdict_t verdict;
-    ue_keyrecord_t who; /**< valid with UE_ALLOW and UE_EXPIRED_KEY */
+    ue_keystore_result_t how; /**< what the store said, if it was asked */
+    ue_keyrecord_t who;       /**< valid with UE_ALLOW, UE_EXPIRED_KEY and
+                                   UE_NOT_ALLOWED */
 } ue_decision_t;
 
 /** How a request's key is found and judged. */
@@ -41,15 +45,15 @@ typedef struct {
 } ue_keyrule_t;
 
 /**
- * Decide by the key alone.
+ * Decide by the key, and by where it may be used.
  * @param authorization,header as ue_apikey_find() takes them
- * @param now  microseconds, to tell what has expired
- * @param how  receives how the store answered, or -1 if it wasn't asked
- * @locality   any thread
+ * @param asked what is to be done with it
+ * @param now   microseconds, to tell what has expired
+ * @locality    any thread
  */
 void ue_decide(ue_decision_t *decision, const ue_keyrule_t *rule,
-               const char *authorization, const char *header, apr_time_t now,
-               int *how);
+               const char *authorization, const char *header,
+               const ue_asked_t *asked, apr_time_t now);
 
 /** An answer to a request that was turned away. */
 typedef struct {
@@ -60,8 +64,8 @@ typedef struct {
     int retry_after; /**< seconds; 0: no Retry-After */
 } ue_problem_t;
 
-/** @return NULL for verdicts that let a request through */
-const ue_problem_t *ue_problem(ue_verdict_t verdict);
+/** @return NULL for decisions that let a request through */
+const ue_problem_t *ue_problem(const ue_decision_t *decision);
 
 #define UE_PROBLEM_JSON_MAX 512
 

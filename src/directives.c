@@ -76,28 +76,35 @@ const char *ue_number_parse(int *value, const ue_number_rule_t *rule,
                         name, rule->min, rule->max, rule->example, text);
 }
 
+/** httpd's own parser takes "500msec" and "500", and no "10m". */
+static const struct {
+    const char *name;
+    apr_interval_time_t length;
+} units[] = {{"ms", APR_USEC_PER_SEC / 1000}, {"s", APR_USEC_PER_SEC},
+             {"m", 60 * APR_USEC_PER_SEC},    {"min", 60 * APR_USEC_PER_SEC},
+             {"h", 3600 * APR_USEC_PER_SEC},  {"d", 86400 * APR_USEC_PER_SEC}};
+
 const char *ue_time_span_parse(apr_interval_time_t *value,
                                const ue_time_rule_t *rule, const char *name,
                                const char *text, apr_pool_t *p)
 {
-    static const char *const units[] = {"ms", "s", "min", "h"};
     apr_size_t digits = strspn(text, "0123456789");
     apr_size_t i;
 
-    /* httpd's own parser takes "500msec" and "500" too. */
     for (i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
-        apr_interval_time_t t;
+        if (digits > 0 && digits < 10
+            && !strcmp(text + digits, units[i].name)) {
+            apr_interval_time_t t = apr_atoi64(text) * units[i].length;
 
-        if (digits > 0 && digits < 10 && !strcmp(text + digits, units[i])
-            && ap_timeout_parameter_parse(text, &t, "s") == APR_SUCCESS
-            && t >= rule->min && t <= rule->max) {
-            *value = t;
-            return NULL;
+            if (t >= rule->min && t <= rule->max) {
+                *value = t;
+                return NULL;
+            }
         }
     }
     return apr_psprintf(p,
-                        "%s takes a time with its unit (ms, s, min or h), %s, "
-                        "such as %s; \"%s\" is none",
+                        "%s takes a time with its unit (ms, s, min, h or d), "
+                        "%s, such as %s; \"%s\" is none",
                         name, rule->range, rule->example, text);
 }
 
@@ -242,17 +249,15 @@ static const char *set_key_header(cmd_parms *cmd, void *unused,
 const char *ue_keystore_url_parse(const char **url, const char *name,
                                   const char *text, apr_pool_t *p)
 {
+    const char *why = ue_keystore_check(text);
     const char *path;
 
-    if (!strncmp(text, "postgresql:", 11) || !strncmp(text, "postgres:", 9)) {
-        return apr_psprintf(p,
-                            "%s: PostgreSQL is no key store of this version; "
-                            "use file:PATH, such as file:conf/keys.json",
-                            name);
+    *url = text;
+    if (why) {
+        return apr_psprintf(p, "%s: %s", name, why);
     }
-    if (strncmp(text, "file:", 5) || !text[5]) {
-        return apr_psprintf(
-            p, "%s takes file:PATH, such as file:conf/keys.json", name);
+    if (strncmp(text, "file:", 5) != 0) {
+        return NULL;
     }
     path = ap_server_root_relative(p, text + 5);
     if (!path) {
@@ -266,6 +271,100 @@ static const char *set_keystore(cmd_parms *cmd, void *unused, const char *arg)
 {
     return ue_keystore_url_parse(&conf_of(cmd)->keystore_url, "UsageKeyStore",
                                  arg, cmd->pool);
+}
+
+#define DAY (86400 * APR_USEC_PER_SEC)
+
+/** The times of UsageKeyCache. */
+static const struct {
+    const char *name;
+    apr_size_t offset;
+    ue_time_rule_t rule;
+} cache_times[] = {
+    {"ttl=",
+     APR_OFFSETOF(ue_keycache_conf_t, ttl),
+     {"UsageKeyCache ttl=", NULL, APR_USEC_PER_SEC, DAY, "1s to 1d",
+      "ttl=60s"}},
+    {"negative=",
+     APR_OFFSETOF(ue_keycache_conf_t, negative),
+     {"UsageKeyCache negative=", NULL, 0, DAY / 24, "0s to 1h", "negative=5s"}},
+    {"stale=",
+     APR_OFFSETOF(ue_keycache_conf_t, stale),
+     {"UsageKeyCache stale=", NULL, 0, 7 * DAY, "0s to 7d", "stale=10min"}}};
+
+static const ue_number_rule_t cache_size = {"UsageKeyCache size=", NULL, 100,
+                                            10000000, "size=100000"};
+
+#define CACHE_RIGHT "UsageKeyCache ttl=60s negative=5s stale=10min size=100000"
+
+static const char *set_cache_word(ue_keycache_conf_t *cache, const char *word,
+                                  apr_pool_t *p)
+{
+    apr_size_t i;
+
+    for (i = 0; i < sizeof(cache_times) / sizeof(cache_times[0]); i++) {
+        const char *name = cache_times[i].name;
+        apr_interval_time_t *to =
+            (void *)((char *)cache + cache_times[i].offset);
+
+        if (!strncasecmp(word, name, strlen(name)) && *to == UE_UNSET) {
+            return ue_time_span_parse(to, &cache_times[i].rule,
+                                      cache_times[i].rule.directive,
+                                      word + strlen(name), p);
+        }
+    }
+    if (!strncasecmp(word, "size=", 5) && cache->size == UE_UNSET) {
+        return ue_number_parse(&cache->size, &cache_size, cache_size.directive,
+                               word + 5, p);
+    }
+    return apr_psprintf(p,
+                        "UsageKeyCache takes ttl=, negative=, stale= and "
+                        "size=, each once, such as " CACHE_RIGHT
+                        "; \"%s\" can't stand there",
+                        word);
+}
+
+static const char *set_key_cache(cmd_parms *cmd, void *unused, int argc,
+                                 char *const argv[])
+{
+    ue_keycache_conf_t *cache = apr_palloc(cmd->pool, sizeof(*cache));
+    const char *error =
+        argc ? NULL
+             : "UsageKeyCache takes what it changes, such as " CACHE_RIGHT;
+    int i;
+
+    cache->ttl = cache->negative = cache->stale = UE_UNSET;
+    cache->size = UE_UNSET;
+    for (i = 0; i < argc && !error; i++) {
+        error = set_cache_word(cache, argv[i], cmd->pool);
+    }
+    conf_of(cmd)->key_cache = cache;
+    return error;
+}
+
+static const char *set_key_secret(cmd_parms *cmd, void *unused, const char *arg)
+{
+    ue_keysecret_conf_t *conf = apr_palloc(cmd->pool, sizeof(*conf));
+    const char *why;
+
+    /* What stands there instead may be the secret itself. */
+    conf->file = !strncmp(arg, "file:", 5) && arg[5]
+                     ? ap_server_root_relative(cmd->pool, arg + 5)
+                     : NULL;
+    if (!conf->file) {
+        return "UsageKeySecret takes file:PATH, such as "
+               "file:/etc/apache2/usage-keys.secret, whose bytes are the "
+               "secret";
+    }
+    if (ue_keysecret_read(&conf->secret, conf->file, &why, cmd->pool)
+        != APR_SUCCESS) {
+        return apr_psprintf(cmd->pool,
+                            "UsageKeySecret: %s; right would be such as "
+                            "file:/etc/apache2/usage-keys.secret",
+                            why);
+    }
+    conf_of(cmd)->key_secret = conf;
+    return NULL;
 }
 
 static const char *set_event_file(cmd_parms *cmd, void *unused, const char *arg)
@@ -426,7 +525,13 @@ const command_rec ue_directives[] = {
     AP_INIT_FLAG("UsageKeyHide", set_flag, AT(key_hide), RSRC_CONF,
                  "Off: backends see the key"),
     AP_INIT_TAKE1("UsageKeyStore", set_keystore, NULL, RSRC_CONF,
-                  "where keys are looked up: file:PATH"),
+                  "where keys are looked up: file:PATH, or postgresql://..."),
+    AP_INIT_TAKE_ARGV("UsageKeyCache", set_key_cache, NULL, RSRC_CONF,
+                      "how long keys from a database are kept, and how many, "
+                      "such as ttl=60s negative=5s stale=10min size=100000"),
+    AP_INIT_TAKE1("UsageKeySecret", set_key_secret, NULL, RSRC_CONF,
+                  "the secret under which keys are hashed, such as "
+                  "file:/etc/apache2/usage-keys.secret"),
     AP_INIT_FLAG("UsageKafka", set_flag, AT(kafka), RSRC_CONF,
                  "Off: no events to Kafka although brokers are named"),
     AP_INIT_TAKE1("UsageKafkaBrokers", set_brokers, NULL, RSRC_CONF,

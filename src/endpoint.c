@@ -1,4 +1,5 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -317,10 +318,25 @@ static int name_begins(const char *p, const char *end)
                 && (s[2] | 0x20) == 'b');
 }
 
+/* One segment that is not empty, without its slashes. */
+static int segment_is_plain(const char *p, const char *end)
+{
+    if (!name_begins(p, end)) {
+        return 0;
+    }
+    while (p < end) {
+        if (!char_is_plain(&p, end)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int ue_path_is_plain(const char *path, size_t len)
 {
     const char *p = path;
     const char *end = path + len;
+    const char *next;
 
     if (len == 0 || *p != '/') {
         return 0;
@@ -330,16 +346,103 @@ int ue_path_is_plain(const char *path, size_t len)
         if (p == end) {
             return 1;
         }
-        if (*p == '/' || !name_begins(p, end)) {
+        next = memchr(p, '/', (size_t)(end - p));
+        next = next ? next : end;
+        if (p == next || !segment_is_plain(p, next)) {
             return 0;
         }
-        while (p < end && *p != '/') {
-            if (!char_is_plain(&p, end)) {
-                return 0;
-            }
-        }
+        p = next;
     }
     return 1;
+}
+
+/* Copy a segment, escapes of unreserved characters decoded. @return its bytes,
+ * no more than it had, or -1 where an escape is not whole: decoding what is
+ * beside it could make another one */
+static ptrdiff_t copy_segment(char *to, const char *p, const char *end)
+{
+    char *start = to;
+
+    while (p < end) {
+        const char *from = p;
+        unsigned char c = 0;
+        byte_t how = next_byte(&p, end, &c);
+
+        if (how == BYTE_BROKEN) {
+            return -1;
+        }
+        if (how == BYTE_RAW || is_unreserved(c)) {
+            *to++ = (char)c;
+            continue;
+        }
+        memcpy(to, from, 3);
+        to += 3;
+    }
+    return to - start;
+}
+
+/* What is normalized so far: it begins with a slash and ends with one. */
+typedef struct {
+    char *to;
+    size_t len;
+    int merged;  /* an empty segment was left out */
+    int climbed; /* a ".." took one away */
+} normal_t;
+
+/* Take in the segment that was copied behind. @return whether it can be */
+static int add_segment(normal_t *path, size_t n, int is_last)
+{
+    char *segment = path->to + path->len;
+
+    if (n == 0) {
+        path->merged |= !is_last;
+        return 1;
+    }
+    if (segment[0] == '.' && n == 1) {
+        return 1;
+    }
+    if (segment[0] == '.' && segment[1] == '.' && n == 2) {
+        path->climbed = 1;
+        if (path->len == 1) {
+            return 0;
+        }
+        do {
+            path->len--;
+        } while (path->to[path->len - 1] != '/');
+        return 1;
+    }
+    path->len += n;
+    if (!is_last) {
+        path->to[path->len++] = '/';
+    }
+    return segment_is_plain(segment, segment + n);
+}
+
+size_t ue_path_normalize(char *to, const char *path, size_t len)
+{
+    const char *end = path + len;
+    const char *p = path + 1;
+    normal_t normal = {to, 1, 0, 0};
+
+    if (len == 0 || len > UE_PATH_MAX || *path != '/'
+        || (len > 1 && *p == '/')) {
+        return 0;
+    }
+    to[0] = '/';
+    for (;;) {
+        const char *slash = memchr(p, '/', (size_t)(end - p));
+        const char *next = slash ? slash : end;
+        ptrdiff_t n = copy_segment(to + normal.len, p, next);
+
+        if (n < 0 || !add_segment(&normal, (size_t)n, !slash)) {
+            return 0;
+        }
+        if (!slash) {
+            break;
+        }
+        p = slash + 1;
+    }
+    return normal.merged && normal.climbed ? 0 : normal.len;
 }
 
 int ue_path_is_exempt(const char *path, size_t len, const char *const *exempt,

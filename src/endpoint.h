@@ -9,7 +9,8 @@
  * host of an absolute target, and made valid UTF-8, because it goes into JSON
  * and into a database. Exempted is only a path that no server on the way can
  * read as another: /docs/../v1/charge reaches the backend as /v1/charge, so a
- * path that normalization would change is never exempt.
+ * path that normalization would change is never exempt. Where a key is kept to
+ * some paths (access.h), it is the normalized path that counts.
  *
  * All functions are pure; any thread may call them.
  */
@@ -19,6 +20,10 @@
 
 #define UE_ENDPOINT_MAX 2048 /**< bytes of an endpoint in an event */
 #define UE_METHOD_MAX 64     /**< bytes of a method in an event */
+
+/** The longest path that is normalized, in bytes; httpd takes request lines of
+ * 8,190 unless LimitRequestLine says otherwise. */
+#define UE_PATH_MAX 8192
 
 /**
  * Find the path in a request target (RFC 9112 section 3.2).
@@ -49,6 +54,20 @@ size_t ue_utf8_clean(char *to, size_t max, const char *from, size_t len);
  * or a slash somewhere.
  */
 int ue_path_is_plain(const char *path, size_t len);
+
+/**
+ * The path as a backend would read it (RFC 3986 section 6.2.2): escapes of
+ * unreserved characters decoded, empty segments merged, dot segments resolved.
+ * There is none where servers would not agree on it, whatever came out of it:
+ * not for a path that leaves the root; one with two slashes at its beginning,
+ * which some take for a host; one with both empty and ".." segments, for these
+ * take away more or less; nor where any segment, also one that a ".." takes
+ * away, is not plain in the sense of ue_path_is_plain(). A path longer than
+ * UE_PATH_MAX has none either.
+ * @param to receives it, plain, not NUL-terminated: UE_PATH_MAX bytes
+ * @return   its bytes; 0: there is none
+ */
+size_t ue_path_normalize(char *to, const char *path, size_t len);
 
 /**
  * Does a path match an exemption: the same, or below one ending in a slash?

@@ -69,7 +69,8 @@ static void decide(request_rec *r, ue_request_t *req, const char *path,
 {
     const ue_server_t *server = req->server;
     const ue_keyheader_t *names = &server->key_header;
-    int how;
+    /* The client's address is the one that mod_remoteip has left. */
+    const ue_asked_t asked = {r->useragent_addr, r->method, path, path_len};
 
     if ((server->exempt_count
          && ue_path_is_exempt(path, path_len, server->exempt,
@@ -83,9 +84,11 @@ static void decide(request_rec *r, ue_request_t *req, const char *path,
         names->authorization ? apr_table_get(r->headers_in, "Authorization")
                              : NULL,
         names->header ? apr_table_get(r->headers_in, names->header) : NULL,
-        r->request_time, &how);
-    if (how >= 0) {
-        ue_metrics_add(ue_process.seat, UE_M_KEYS_HIT + how, 1);
+        &asked, r->request_time);
+    if (req->decision.how != UE_KEYSTORE_NONE) {
+        ue_metrics_add(ue_process.seat,
+                       (ue_metric_t)(UE_M_KEYS_HIT + (int)req->decision.how),
+                       1);
     }
 }
 
@@ -113,8 +116,9 @@ static void admit(request_rec *r, ue_request_t *req, const char *path,
 static_assert((int)UE_M_REQUESTS_EXEMPT == (int)UE_EXEMPT
                   && (int)UE_M_REQUESTS_UNAVAILABLE == (int)UE_UNAVAILABLE,
               "a verdict is the number of its counter");
-static_assert((int)UE_M_KEYS_HIT + (int)UE_KEYSTORE_UNKNOWN
-                  == (int)UE_M_KEYS_UNKNOWN,
+static_assert((int)UE_M_REQUESTS_NOT_ALLOWED == (int)UE_NOT_ALLOWED
+                  && (int)UE_M_KEYS_HIT + (int)UE_KEYSTORE_FAILED
+                         == (int)UE_M_KEYS_FAILED,
               "so is how a look-up went, from the first on");
 
 static void count_decision(const ue_request_t *req)
@@ -242,7 +246,7 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
         return DECLINED;
     }
     req = ap_get_module_config(r->request_config, &usage_events_module);
-    problem = req ? ue_problem(req->decision.verdict) : NULL;
+    problem = req ? ue_problem(&req->decision) : NULL;
     if (!problem) {
         return DECLINED;
     }

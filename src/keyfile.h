@@ -15,6 +15,8 @@
 #include <apr_pools.h>
 #include <apr_time.h>
 
+#include "access.h"
+
 struct json_object;
 
 /** The largest file that is read or written, in bytes. */
@@ -29,8 +31,10 @@ struct json_object;
 typedef struct ue_keyfile_draft_t ue_keyfile_draft_t;
 
 /**
- * Read and check a key file. Members whose meaning is not checked here (rate,
- * paths, …) are for whoever uses the document to judge.
+ * Read and check a key file. What is checked is all that we know: nobody who
+ * uses the document has to expect a rate that is none, or a plan that isn't
+ * there. Both kinds of hashes are right here; whether hmac-sha256: can be used
+ * is for who has the secret, or lacks it, to judge.
  * @param doc receives the document; json_object_put() it
  * @param why receives, on error, a sentence with the place of the fault
  * @param p   where the sentence lives
@@ -46,6 +50,21 @@ apr_status_t ue_keyfile_read(const char *path, struct json_object **doc,
  */
 apr_status_t ue_keyfile_check(const char *path, struct json_object *doc,
                               const char **why, apr_pool_t *p);
+
+/** A plan's name: a letter or digit, then these and . _ -, 64 at most. */
+#define UE_PLAN_NAME_SYNTAX                                                   \
+    "letters, digits, \".\", \"_\" and \"-\", 64 at most, a letter or digit " \
+    "first"
+int ue_keyfile_is_plan_name(const char *s);
+
+/**
+ * The lists of a plan, organization or key of a checked document.
+ * @param o     NULL: there is none, and so are its lists
+ * @param lists receives them; the document keeps the strings, p the arrays
+ * @return      whether there is any
+ */
+int ue_keyfile_lists(struct json_object *o, ue_access_lists_t *lists,
+                     apr_pool_t *p);
 
 /** An empty document, as written into a new file. */
 struct json_object *ue_keyfile_new(void);

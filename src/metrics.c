@@ -37,6 +37,7 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_REQUESTS_NO_KEY] = {REQUESTS, "no-key", REQUESTS_HELP},
     [UE_M_REQUESTS_BAD_KEY] = {REQUESTS, "bad-key", REQUESTS_HELP},
     [UE_M_REQUESTS_EXPIRED_KEY] = {REQUESTS, "expired-key", REQUESTS_HELP},
+    [UE_M_REQUESTS_NOT_ALLOWED] = {REQUESTS, "not-allowed", REQUESTS_HELP},
     [UE_M_REQUESTS_UNAVAILABLE] = {REQUESTS, "unavailable", REQUESTS_HELP},
     [UE_M_EVENTS_ADMITTED] = {"usage_events_admitted_total", UE_COUNTER, NULL,
                               NULL,
@@ -78,8 +79,22 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_KEYS_HIT] = {LOOKUPS, "hit", LOOKUPS_HELP},
     [UE_M_KEYS_MISS] = {LOOKUPS, "miss", LOOKUPS_HELP},
     [UE_M_KEYS_UNKNOWN] = {LOOKUPS, "unknown", LOOKUPS_HELP},
+    [UE_M_KEYS_NEGATIVE] = {LOOKUPS, "negative", LOOKUPS_HELP},
+    [UE_M_KEYS_STALE] = {LOOKUPS, "stale", LOOKUPS_HELP},
+    [UE_M_KEYS_FAILED] = {LOOKUPS, "failed", LOOKUPS_HELP},
     [UE_M_KEYSTORE_RELOADS] = {STORE, "taken-up", STORE_HELP},
     [UE_M_KEYSTORE_REFUSALS] = {STORE, "refused", STORE_HELP},
+    [UE_M_KEYSTORE_QUERIES] = {"usage_keystore_queries_total", UE_COUNTER, NULL,
+                               NULL, "Queries to the key database."},
+    [UE_M_KEYSTORE_QUERY_ERRORS] = {"usage_keystore_query_errors_total",
+                                    UE_COUNTER, NULL, NULL,
+                                    "Connections to it that were lost or "
+                                    "not made, queries that failed."},
+    [UE_M_KEYSTORE_NOTIFICATIONS] = {"usage_keystore_notifications_total",
+                                     UE_COUNTER, NULL, NULL,
+                                     "Changes of keys that it told of."},
+    [UE_M_KEYSTORE_CONNECTS] = {"usage_keystore_connects_total", UE_COUNTER,
+                                NULL, NULL, "Connections made to it."},
     [UE_M_QUEUE_EVENTS] = {"usage_queue_events", UE_GAUGE, NULL, NULL,
                            "Events in the queues to the background threads."},
     [UE_M_QUEUE_EVENTS_MAX] = {"usage_queue_events_max", UE_GAUGE_MAX, NULL,
@@ -99,6 +114,13 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
                            NULL,
                            "Age of the oldest event that waits, but for "
                            "requests that are open for more than an hour."},
+    [UE_M_KEYSTORE_CONNECTED] = {"usage_keystore_connected", UE_GAUGE, NULL,
+                                 NULL,
+                                 "Children whose connection to the key "
+                                 "database is up."},
+    [UE_M_KEY_CACHE_KEYS] = {"usage_key_cache_keys", UE_GAUGE_HIGHEST, NULL,
+                             NULL,
+                             "Keys in the cache that all children share."},
 };
 
 const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {

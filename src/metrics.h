@@ -37,6 +37,7 @@ typedef enum {
     UE_M_REQUESTS_NO_KEY,
     UE_M_REQUESTS_BAD_KEY,
     UE_M_REQUESTS_EXPIRED_KEY,
+    UE_M_REQUESTS_NOT_ALLOWED,
     UE_M_REQUESTS_UNAVAILABLE,
     /* events */
     UE_M_EVENTS_ADMITTED,
@@ -63,8 +64,15 @@ typedef enum {
     UE_M_KEYS_HIT, /* in the order of ue_keystore_result_t */
     UE_M_KEYS_MISS,
     UE_M_KEYS_UNKNOWN,
+    UE_M_KEYS_NEGATIVE,
+    UE_M_KEYS_STALE,
+    UE_M_KEYS_FAILED,
     UE_M_KEYSTORE_RELOADS,
     UE_M_KEYSTORE_REFUSALS,
+    UE_M_KEYSTORE_QUERIES,
+    UE_M_KEYSTORE_QUERY_ERRORS,
+    UE_M_KEYSTORE_NOTIFICATIONS,
+    UE_M_KEYSTORE_CONNECTS,
     /* gauges */
     UE_M_QUEUE_EVENTS,
     UE_M_QUEUE_EVENTS_MAX,
@@ -74,6 +82,8 @@ typedef enum {
     UE_M_SPOOL_BYTES,
     UE_M_SPOOL_MOST,
     UE_M_OLDEST_EVENT,
+    UE_M_KEYSTORE_CONNECTED,
+    UE_M_KEY_CACHE_KEYS,
     UE_METRICS
 } ue_metric_t;
 

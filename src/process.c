@@ -15,6 +15,7 @@
 
 #include <apr_strings.h>
 
+#include "keycache.h"
 #include "log.h"
 #include "proxy.h"
 #include "spool.h"
@@ -75,12 +76,15 @@ static const char *try_stores(const ue_setup_t *setup, apr_pool_t *ptemp)
     int i;
 
     for (i = 0; i < setup->stores->nelts; i++) {
-        const char *url = APR_ARRAY_IDX(setup->stores, i, const char *);
+        const ue_store_plan_t *plan =
+            &APR_ARRAY_IDX(setup->stores, i, ue_store_plan_t);
         ue_keystore_t *store;
         const char *why;
 
-        if (ue_keystore_open(&store, url, &why, ptemp) != APR_SUCCESS) {
-            return apr_psprintf(ptemp, "UsageKeyStore %s: %s", url, why);
+        if (ue_keystore_open(&store, plan->url, &plan->options, &why, ptemp)
+            != APR_SUCCESS) {
+            return apr_psprintf(ptemp, "UsageKeyStore %s: %s",
+                                ue_keystore_name(plan->url, ptemp), why);
         }
     }
     return NULL;
@@ -129,7 +133,9 @@ static const char *retained_key(apr_pool_t *p)
     return apr_psprintf(p,
                         "mod_usage_events " UE_VERSION " %" APR_SIZE_T_FMT
                         " %" APR_SIZE_T_FMT " %" APR_SIZE_T_FMT,
-                        ue_metrics_layout(), ue_keystore_file.layout,
+                        ue_metrics_layout(),
+                        ue_keystore_file.layout + ue_keystore_pg.layout
+                            + ue_keycache_layout(),
                         sizeof(retained_t) + sizeof(ue_account_t));
 }
 
@@ -167,9 +173,10 @@ static apr_status_t make_metrics(retained_t *kept)
 }
 
 /** Open a store, or read one again that was open before the restart. */
-static ue_keystore_t *keep_store(retained_t *kept, const char *url,
+static ue_keystore_t *keep_store(retained_t *kept, const ue_store_plan_t *plan,
                                  server_rec *s, apr_pool_t *ptemp)
 {
+    const char *name = ue_keystore_name(plan->url, ptemp);
     const char *why = NULL;
     kept_store_t new = {NULL, NULL};
     int i;
@@ -177,59 +184,57 @@ static ue_keystore_t *keep_store(retained_t *kept, const char *url,
     for (i = 0; i < kept->stores->nelts; i++) {
         kept_store_t *old = &APR_ARRAY_IDX(kept->stores, i, kept_store_t);
 
-        if (strcmp(old->url, url)) {
+        if (strcmp(old->url, plan->url)) {
             continue;
         }
-        if (ue_keystore_reopen(old->store, url, &why, ptemp) != APR_SUCCESS) {
+        if (ue_keystore_reopen(old->store, plan->url, &plan->options, &why,
+                               ptemp)
+            != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_ERR, 0, s,
                          "UE0002: UsageKeyStore %s: %s; the keys from before "
                          "the restart stay",
-                         url, why);
+                         name, why);
         }
         return old->store;
     }
-    if (ue_keystore_open(&new.store, url, &why, kept->pool) != APR_SUCCESS) {
-        refuse(s, apr_psprintf(ptemp, "UsageKeyStore %s: %s", url, why));
+    if (ue_keystore_open(&new.store, plan->url, &plan->options, &why,
+                         kept->pool)
+        != APR_SUCCESS) {
+        refuse(s, apr_psprintf(ptemp, "UsageKeyStore %s: %s", name, why));
         return NULL;
     }
-    new.url = apr_pstrdup(kept->pool, url);
+    new.url = apr_pstrdup(kept->pool, plan->url);
     APR_ARRAY_PUSH(kept->stores, kept_store_t) = new;
     return new.store;
 }
 
-/** Remember that a store is in use: others that were kept may be from a module
- * that is no longer loaded, and nobody calls them. */
-static void use_store(ue_keystore_t *store)
-{
-    int i;
-
-    for (i = 0; i < ue_process.stores->nelts; i++) {
-        if (APR_ARRAY_IDX(ue_process.stores, i, ue_keystore_t *) == store) {
-            return;
-        }
-    }
-    APR_ARRAY_PUSH(ue_process.stores, ue_keystore_t *) = store;
-}
-
+/** Open what is configured. Others that were kept may be from a module that is
+ * no longer loaded, and nobody calls them. */
 static int bind_stores(retained_t *kept, server_rec *main_server,
                        apr_pool_t *pconf, apr_pool_t *ptemp)
 {
+    apr_array_header_t *plans = ue_process.setup->stores;
     server_rec *s;
+    int i;
 
     ue_process.stores = apr_array_make(pconf, 2, sizeof(ue_keystore_t *));
+    for (i = 0; i < plans->nelts; i++) {
+        ue_keystore_t *store =
+            keep_store(kept, &APR_ARRAY_IDX(plans, i, ue_store_plan_t),
+                       main_server, ptemp);
 
+        if (!store) {
+            return HTTP_INTERNAL_SERVER_ERROR;
+        }
+        APR_ARRAY_PUSH(ue_process.stores, ue_keystore_t *) = store;
+    }
     for (s = main_server; s; s = s->next) {
         ue_conf_t *conf =
             ap_get_module_config(s->module_config, &usage_events_module);
-        ue_server_t *server = conf->server;
 
-        if (server->enabled && server->keystore_url) {
-            server->rule.store =
-                keep_store(kept, server->keystore_url, main_server, ptemp);
-            if (!server->rule.store) {
-                return HTTP_INTERNAL_SERVER_ERROR;
-            }
-            use_store(server->rule.store);
+        if (conf->server->store >= 0) {
+            conf->server->rule.store = APR_ARRAY_IDX(
+                ue_process.stores, conf->server->store, ue_keystore_t *);
         }
     }
     return OK;
@@ -435,7 +440,8 @@ static struct {
 
 static void look_at(ue_keystore_t *store)
 {
-    apr_status_t rv = store->vtable->refresh(store);
+    apr_status_t rv =
+        store->vtable->refresh ? store->vtable->refresh(store) : APR_EAGAIN;
 
     if (!APR_STATUS_IS_EAGAIN(rv)) {
         ue_metrics_add(ue_process.seat,
@@ -475,12 +481,46 @@ static apr_status_t start_watch(void)
     return rv;
 }
 
+/** Have the stores' threads end. @return how many haven't yet */
+static int stop_stores(void)
+{
+    int i, running = 0;
+
+    for (i = 0; i < ue_process.stores->nelts; i++) {
+        ue_keystore_t *store =
+            APR_ARRAY_IDX(ue_process.stores, i, ue_keystore_t *);
+
+        running += store->vtable->stop && store->vtable->stop(store);
+    }
+    return running;
+}
+
+static apr_status_t start_stores(void)
+{
+    apr_status_t rv = APR_SUCCESS;
+    int threads = 0;
+    int i;
+
+    ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
+    for (i = 0; i < ue_process.stores->nelts && rv == APR_SUCCESS; i++) {
+        ue_keystore_t *store =
+            APR_ARRAY_IDX(ue_process.stores, i, ue_keystore_t *);
+
+        if (store->vtable->start) {
+            rv = store->vtable->start(store, ue_process.seat,
+                                      threads > 0 ? threads : 1);
+        }
+    }
+    return rv;
+}
+
 /** The end of a child: all producers close, within the deadline they share. */
 static apr_status_t child_exit(void *unused)
 {
     int i;
 
     sem_post(&watch.end);
+    stop_stores();
     for (i = 0; i < ue_process.producer_count; i++) {
         ue_producer_stopping(ue_process.producers[i], 1);
     }
@@ -491,8 +531,10 @@ static apr_status_t child_exit(void *unused)
         ue_producer_close(ue_process.producers[i]);
     }
     ue_metrics_leave(ue_process.seat);
-    /* It may be reading a large file just now. */
-    for (i = 0; i < WATCH_ENDS_WITHIN && atomic_load(&watch.running); i++) {
+    /* It may be reading a large file just now, or a name may be looked up. */
+    for (i = 0; i < WATCH_ENDS_WITHIN
+                && atomic_load(&watch.running) + stop_stores() > 0;
+         i++) {
         apr_sleep(apr_time_from_msec(1));
     }
     return APR_SUCCESS;
@@ -537,10 +579,23 @@ static apr_status_t start_child(apr_pool_t *pool)
     return rv;
 }
 
+static int has_threads_of_stores(void)
+{
+    int i;
+
+    for (i = 0; i < ue_process.stores->nelts; i++) {
+        if (APR_ARRAY_IDX(ue_process.stores, i, ue_keystore_t *)
+                ->vtable->start) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /**
  * The last that a child does. What would come next is OpenSSL's cleanup, which
- * takes away the locks that librdkafka's threads use, who go on until the
- * process is gone: in the middle of a handshake, they crashed.
+ * takes away the locks that threads use who go on until the process is gone
+ * (librdkafka's, libpq's in ours): in the middle of a handshake, they crashed.
  */
 static void leave(int status, void *data)
 {
@@ -556,7 +611,7 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         return;
     }
     log_to(s);
-    if (ue_process.setup->clusters->nelts > 0) {
+    if (ue_process.setup->clusters->nelts > 0 || has_threads_of_stores()) {
         /* Registered after OpenSSL's, so called before it. */
         on_exit(leave, NULL);
     }
@@ -567,6 +622,9 @@ void ue_process_child_init(apr_pool_t *pchild, server_rec *s)
         apr_pool_cleanup_register(pchild, NULL, child_exit,
                                   apr_pool_cleanup_null);
         rv = start_watch();
+    }
+    if (rv == APR_SUCCESS) {
+        rv = start_stores();
     }
     if (rv != APR_SUCCESS) {
         /* A child that can't meter must not serve. */

@@ -25,26 +25,34 @@ static uint64_t rotate(uint64_t x, int by)
     return x << by | x >> (64 - by);
 }
 
-static inline void rounds(state_t *s, int n)
+/* One after the other, without loops: so the state stays in registers. */
+static inline void one_round(state_t *s)
 {
-    while (n-- > 0) {
-        s->v0 += s->v1;
-        s->v2 += s->v3;
-        s->v1 = rotate(s->v1, 13) ^ s->v0;
-        s->v3 = rotate(s->v3, 16) ^ s->v2;
-        s->v0 = rotate(s->v0, 32);
-        s->v2 += s->v1;
-        s->v0 += s->v3;
-        s->v1 = rotate(s->v1, 17) ^ s->v2;
-        s->v3 = rotate(s->v3, 21) ^ s->v0;
-        s->v2 = rotate(s->v2, 32);
-    }
+    s->v0 += s->v1;
+    s->v2 += s->v3;
+    s->v1 = rotate(s->v1, 13) ^ s->v0;
+    s->v3 = rotate(s->v3, 16) ^ s->v2;
+    s->v0 = rotate(s->v0, 32);
+    s->v2 += s->v1;
+    s->v0 += s->v3;
+    s->v1 = rotate(s->v1, 17) ^ s->v2;
+    s->v3 = rotate(s->v3, 21) ^ s->v0;
+    s->v2 = rotate(s->v2, 32);
+}
+
+static inline void four_rounds(state_t *s)
+{
+    one_round(s);
+    one_round(s);
+    one_round(s);
+    one_round(s);
 }
 
 static inline void take(state_t *s, uint64_t word)
 {
     s->v3 ^= word;
-    rounds(s, 2);
+    one_round(s);
+    one_round(s);
     s->v0 ^= word;
 }
 
@@ -64,14 +72,19 @@ void ue_siphash128(const void *data, size_t len,
     for (; at < end; at += 8) {
         take(&s, load(at));
     }
-    for (i = 0; i < len % 8; i++) {
-        last |= (uint64_t)at[i] << (8 * i);
+    if (len % 8 && len >= 8) { /* without a loop: the end of the last 8 */
+        last |= load(end + len % 8 - 8) >> 8 * (8 - len % 8);
+    }
+    else {
+        for (i = 0; i < len % 8; i++) {
+            last |= (uint64_t)at[i] << (8 * i);
+        }
     }
     take(&s, last);
     s.v2 ^= 0xee;
-    rounds(&s, 4);
+    four_rounds(&s);
     hash[0] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
     s.v1 ^= 0xdd;
-    rounds(&s, 4);
+    four_rounds(&s);
     hash[1] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }

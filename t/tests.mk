@@ -65,7 +65,14 @@ tsan-unit: $(UNIT)
 run_pytest = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=t/guard \
 	$(PYTHON) -m pytest -p no_skips -p no:cacheprovider -q -n $(JOBS)
 
-integration: all
+RACES = $(patsubst t/races/%.c,$(B)/races/%,$(wildcard t/races/race_*.c))
+
+$(B)/races:
+	mkdir -p $@
+$(B)/races/%: t/races/%.c $(LIB) $(HEADERS) | $(B)/races
+	$(CC) $(ALL_CFLAGS) -o $@ $< $(LIB) $(LIBS) $(APR_LIBS)
+
+integration: all $(RACES)
 	$(run_pytest) $(PYTEST) t/integration
 
 asan_make  = $(MAKE) B=build/asan FLAVOUR="$(SANITIZE)"
@@ -108,7 +115,8 @@ test-faults: all
 	UE_FAULTS=1 $(run_pytest) $(PYTEST) \
 	  t/integration/test_040_restarts.py t/integration/test_430*.py \
 	  t/integration/test_44*.py t/integration/test_48*.py \
-	  t/integration/test_490*.py
+	  t/integration/test_490*.py t/integration/test_500*.py \
+	  t/integration/test_5[123][05]_pg*.py
 
 $(B)/bench:
 	mkdir -p $@
@@ -118,8 +126,10 @@ $(B)/bench/%: bench/%.c $(LIB) $(HEADERS) | $(B)/bench
 bench: deps-bench
 	$(MAKE) all
 	bench/instructions
+	bench/keycache
 	bench/throughput
 	bench/latency
 	bench/spool
 	bench/kafka
 	bench/kafka-latency
+	bench/keys

@@ -140,11 +140,12 @@ int ue_ctl_kafka_options(const ue_ctl_t *ctl, apr_array_header_t **found)
     apr_array_header_t *to =
         apr_array_make(ctl->p, 8, sizeof(ue_kafka_option_t));
     int status = path ? add_file(ctl, to, path) : UE_CTL_DONE;
+    const apr_array_header_t *given = ctl->many[UE_OPT_KAFKA_OPTION];
     int i, from = to->nelts;
 
-    for (i = 0; !status && i < ctl->many->nelts; i++) {
+    for (i = 0; !status && i < given->nelts; i++) {
         status = add_assignment(
-            ctl, to, "--option: ", APR_ARRAY_IDX(ctl->many, i, const char *));
+            ctl, to, "--option: ", APR_ARRAY_IDX(given, i, const char *));
     }
     for (i = from; !status && i < to->nelts; i++) {
         if (ue_kafka_option_is_secret(

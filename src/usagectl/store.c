@@ -1,86 +1,76 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
-#include "usagectl.h"
+#include "store.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <apr_lib.h>
 #include <apr_strings.h>
 
 #include <json-c/json.h>
 
+#include "db.h"
 #include "endpoint.h"
 #include "event.h"
-#include "keyfile.h"
 #include "uuid.h"
 
 #define NAME_MAX_BYTES 200
 
-int ue_ctl_store_path(const ue_ctl_t *ctl, const char **path)
+int ue_ctl_store_open(const ue_ctl_t *ctl, ue_ctl_purpose_t purpose,
+                      ue_ctl_store_t **store)
 {
     const char *url = ctl->option[UE_OPT_STORE];
+    const ue_ctl_store_vtable_t *vtable = &ue_ctl_store_file;
+    int status;
 
     if (!url) {
         url = getenv("DATABASE_URL");
     }
     if (!url || !*url) {
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
-                           "which key store? Give --store file:PATH, or set "
-                           "DATABASE_URL");
+                           "which key store? Give --store file:PATH or "
+                           "postgresql://HOST/NAME, or set DATABASE_URL");
     }
-    if (!strncmp(url, "postgres", 8)) {
-        return ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
-                           "this version keeps keys in a file, not in "
-                           "PostgreSQL: --store file:PATH");
+    if (ue_ctl_is_database(url)) {
+        vtable = &ue_ctl_store_pg;
     }
-    if (strncmp(url, "file:", 5) != 0 || !url[5]) {
+    else if (strncmp(url, "file:", 5) != 0 || !url[5]) {
         return ue_ctl_fail(ctl, UE_CTL_WRONG_USE,
                            "a key store is named file:PATH, like "
-                           "file:/etc/apache2/usage-keys.json");
+                           "file:/etc/apache2/usage-keys.json, or "
+                           "postgresql://HOST/NAME");
     }
-    *path = url + 5;
-    return UE_CTL_DONE;
-}
-
-int ue_ctl_read(const ue_ctl_t *ctl, struct json_object **doc)
-{
-    const char *path, *why;
-    int status = ue_ctl_store_path(ctl, &path);
-
-    if (!status && ue_keyfile_read(path, doc, &why, ctl->p)) {
-        status = ue_ctl_fail(ctl, UE_CTL_REFUSED, "%s", why);
+    status = vtable->open(store, ctl, url, purpose);
+    if (!status) {
+        (*store)->vtable = vtable;
+        (*store)->ctl = ctl;
     }
     return status;
 }
 
-int ue_ctl_edit(const ue_ctl_t *ctl, int may_be_new, const char **path,
-                struct json_object **doc)
+int ue_ctl_store_need(ue_ctl_store_t *store, ue_ctl_kind_t kind, const char *id,
+                      struct json_object **found)
 {
-    const char *why;
-    apr_status_t rv;
-    int status = ue_ctl_store_path(ctl, path);
+    int status = store->vtable->find(store, kind, id, found);
 
-    if (status) {
+    if (status || *found) {
         return status;
     }
-    rv = ue_keyfile_lock(*path, &why, ctl->p);
-    if (!rv) {
-        rv = ue_keyfile_read(*path, doc, &why, ctl->p);
-        if (may_be_new && APR_STATUS_IS_ENOENT(rv)) {
-            *doc = ue_keyfile_new();
-            rv = APR_SUCCESS;
-        }
-    }
-    return rv ? ue_ctl_fail(ctl, UE_CTL_REFUSED, "%s", why) : UE_CTL_DONE;
+    /* What is no UUID may be a key that somebody took for a plan's name. */
+    return kind == UE_CTL_PLAN
+               ? ue_ctl_fail(store->ctl, UE_CTL_REFUSED,
+                             "there is no such plan in %s", store->where)
+               : ue_ctl_fail(store->ctl, UE_CTL_REFUSED,
+                             "there is no %s %s in %s", ue_ctl_noun(kind), id,
+                             store->where);
 }
 
-int ue_ctl_save(const ue_ctl_t *ctl, const char *path, struct json_object *doc)
+int ue_ctl_store_save(ue_ctl_store_t *store)
 {
-    const char *why;
+    int status = store->vtable->prepare(store);
 
-    if (ue_keyfile_write(path, doc, ctl->option[UE_OPT_GROUP], &why, ctl->p)) {
-        return ue_ctl_fail(ctl, UE_CTL_REFUSED, "%s", why);
-    }
-    return UE_CTL_DONE;
+    return status ? status : store->vtable->commit(store);
 }
 
 struct json_object *ue_ctl_member(struct json_object *o, const char *name)
@@ -98,35 +88,13 @@ int ue_ctl_is_billable(struct json_object *o)
     return !v || json_object_get_boolean(v);
 }
 
-struct json_object *ue_ctl_find_organization(struct json_object *doc,
-                                             const char *id)
+const char *ue_ctl_noun(ue_ctl_kind_t kind)
 {
-    struct json_object *orgs = ue_ctl_member(doc, "organizations");
-    size_t i;
+    static const char *const nouns[] = {[UE_CTL_PLAN] = "plan",
+                                        [UE_CTL_ORGANIZATION] = "organization",
+                                        [UE_CTL_KEY] = "key"};
 
-    for (i = 0; i < json_object_array_length(orgs); i++) {
-        struct json_object *org = json_object_array_get_idx(orgs, i);
-
-        /* the file may have it in capitals */
-        if (!strcasecmp(json_object_get_string(ue_ctl_member(org, "id")), id)) {
-            return org;
-        }
-    }
-    return NULL;
-}
-
-struct json_object *ue_ctl_add_organization(struct json_object *doc,
-                                            const char *id, const char *name,
-                                            int billable)
-{
-    struct json_object *org = json_object_new_object();
-
-    json_object_object_add(org, "id", json_object_new_string(id));
-    json_object_object_add(org, "name", json_object_new_string(name));
-    json_object_object_add(org, "billable", json_object_new_boolean(billable));
-    json_object_object_add(org, "keys", json_object_new_array());
-    json_object_array_add(ue_ctl_member(doc, "organizations"), org);
-    return org;
+    return nouns[kind];
 }
 
 int ue_ctl_uuid(const ue_ctl_t *ctl, const char *what, const char *given,
@@ -175,4 +143,29 @@ const char *ue_ctl_time(apr_time_t when, apr_pool_t *p)
     }
     *end = '\0';
     return text;
+}
+
+apr_status_t ue_ctl_duration(const char *s, apr_interval_time_t *time)
+{
+    static const struct {
+        const char *name;
+        apr_int64_t seconds;
+    } units[] = {{"d", 86400}, {"h", 3600}, {"min", 60}, {"s", 1}};
+    apr_int64_t n;
+    char *end;
+    size_t i;
+
+    errno = 0;
+    n = apr_strtoi64(s, &end, 10);
+    if (errno || !apr_isdigit(*s)) {
+        return APR_EINVAL;
+    }
+    for (i = 0; i < sizeof units / sizeof *units; i++) {
+        if (!strcmp(end, units[i].name)
+            && n <= apr_time_sec(APR_INT64_MAX) / units[i].seconds) {
+            *time = apr_time_from_sec(n * units[i].seconds);
+            return APR_SUCCESS;
+        }
+    }
+    return APR_EINVAL;
 }

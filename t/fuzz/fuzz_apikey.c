@@ -49,6 +49,7 @@ static void check_shown(const char *key, size_t len)
 {
     char prefix[UE_APIKEY_PREFIX + 1];
     char text[UE_APIKEY_HASH_TEXT + 1];
+    ue_hashkind_t kind;
     ue_keyhash_t hash;
     ue_keyhash_t read;
 
@@ -58,25 +59,29 @@ static void check_shown(const char *key, size_t len)
     CHECK(len < 24 || memcmp(prefix, key, UE_APIKEY_PREFIX) == 0);
 
     ue_apikey_hash(key, len, &hash);
-    ue_apikey_hash_format(&hash, text);
-    CHECK(strlen(text) == UE_APIKEY_HASH_TEXT);
-    CHECK(ue_apikey_hash_parse(&read, text) == APR_SUCCESS);
-    CHECK(memcmp(&read, &hash, sizeof(hash)) == 0);
+    for (int k = UE_HASH_SHA256; k <= UE_HASH_HMAC_SHA256; k++) {
+        ue_apikey_hash_format(&hash, (ue_hashkind_t)k, text);
+        CHECK(strlen(text) <= UE_APIKEY_HASH_TEXT);
+        CHECK(ue_apikey_hash_parse(&read, &kind, text) == APR_SUCCESS);
+        CHECK(memcmp(&read, &hash, sizeof(hash)) == 0);
+        CHECK((int)kind == k);
+    }
 }
 
 static void check_hash(const char *s)
 {
     char text[UE_APIKEY_HASH_TEXT + 1];
+    ue_hashkind_t kind;
     ue_keyhash_t hash;
 
-    if (ue_apikey_hash_parse(&hash, s) != APR_SUCCESS) {
+    if (ue_apikey_hash_parse(&hash, &kind, s) != APR_SUCCESS) {
         return;
     }
     /* what is read is what is written, but for the case of its digits */
-    ue_apikey_hash_format(&hash, text);
-    CHECK(strlen(s) == UE_APIKEY_HASH_TEXT);
-    CHECK(strncmp(s, "sha256:", 7) == 0);
-    for (size_t i = 7; i < UE_APIKEY_HASH_TEXT; i++) {
+    ue_apikey_hash_format(&hash, kind, text);
+    CHECK(strlen(s) == strlen(text));
+    CHECK(strncmp(s, "sha256:", 7) == 0 || strncmp(s, "hmac-sha256:", 12) == 0);
+    for (size_t i = strcspn(s, ":"); i < strlen(s); i++) {
         CHECK(text[i] == (s[i] >= 'A' && s[i] <= 'F' ? s[i] | 0x20 : s[i]));
     }
 }

@@ -21,24 +21,29 @@ typedef struct {
     int lookups;
 } fake_t;
 
+static const ue_asked_t asked = {NULL, "GET", "/", 1};
+
 /* What becomes of a key is in its first letter. */
-static apr_status_t answer(fake_t *fake, const char *key, size_t len,
-                           ue_keyrecord_t *record)
+static ue_keystore_result_t answer(fake_t *fake, const char *key, size_t len,
+                                   const ue_asked_t *what,
+                                   ue_keyrecord_t *record)
 {
-    CHECK(key == fake->key && len == fake->len);
+    CHECK(key == fake->key && len == fake->len && what == &asked);
     CHECK(len <= UE_APIKEY_MAX);
     memset(record, 0, sizeof(*record));
     record->organization_id.b[0] = 1;
     record->revoked = len > 0 && key[0] == 'r';
     record->expires = len > 0 && key[0] == 'e' ? NOW : 0;
+    record->access = len > 0 && key[0] == 'n' ? UE_ACCESS_PATH : 0;
     if (len == 0 || key[0] == 'u') {
-        return APR_NOTFOUND;
+        return UE_KEYSTORE_UNKNOWN;
     }
-    return key[0] == 'b' ? APR_EGENERAL : APR_SUCCESS;
+    return key[0] == 'b' ? UE_KEYSTORE_FAILED : UE_KEYSTORE_MISS;
 }
 
-static apr_status_t fake_recall(ue_keystore_t *store, const char *key,
-                                size_t len, ue_keyrecord_t *record)
+static ue_keystore_result_t fake_recall(ue_keystore_t *store, const char *key,
+                                        size_t len, const ue_asked_t *what,
+                                        ue_keyrecord_t *record)
 {
     fake_t *fake = (fake_t *)store;
 
@@ -46,20 +51,21 @@ static apr_status_t fake_recall(ue_keystore_t *store, const char *key,
     /* what it recalls was found before, so it passed the checks */
     if (len == 0 || key[len - 1] != 'c'
         || ue_apikey_form(key, len) != UE_KEY_LOOKUP
-        || answer(fake, key, len, record) != APR_SUCCESS) {
-        return APR_NOTFOUND;
+        || answer(fake, key, len, what, record) != UE_KEYSTORE_MISS) {
+        return UE_KEYSTORE_NONE;
     }
-    return APR_SUCCESS;
+    return UE_KEYSTORE_HIT;
 }
 
-static apr_status_t fake_lookup(ue_keystore_t *store, const char *key,
-                                size_t len, ue_keyrecord_t *record)
+static ue_keystore_result_t fake_lookup(ue_keystore_t *store, const char *key,
+                                        size_t len, const ue_asked_t *what,
+                                        ue_keyrecord_t *record)
 {
     fake_t *fake = (fake_t *)store;
 
     fake->lookups++;
     CHECK(ue_apikey_form(key, len) == UE_KEY_LOOKUP);
-    return answer(fake, key, len, record);
+    return answer(fake, key, len, what, record);
 }
 
 static const ue_keystore_vtable_t fake_vtable = {
@@ -130,6 +136,8 @@ static ue_verdict_t expected_verdict(ue_cred_t found, int required,
         return UE_BAD_KEY;
     case 'e':
         return UE_EXPIRED_KEY;
+    case 'n':
+        return UE_NOT_ALLOWED;
     case 'b':
         return UE_UNAVAILABLE;
     }
@@ -146,23 +154,23 @@ static void check_decision(const char *authorization, const char *header,
     char json[UE_PROBLEM_JSON_MAX];
     const ue_problem_t *problem;
     ue_decision_t d;
-    int how = 77;
 
     fake->recalls = fake->lookups = 0;
     memset(&d, 0xee, sizeof(d));
-    ue_decide(&d, &rule, authorization, header, NOW, &how);
+    ue_decide(&d, &rule, authorization, header, &asked, NOW);
     CHECK(d.verdict == expected_verdict(found, required, fake, has_store));
     CHECK(fake->recalls <= 1 && fake->lookups <= 1);
     CHECK(found == UE_CRED_ONE || (fake->recalls == 0 && fake->lookups == 0));
-    CHECK(how >= -1 && how <= UE_KEYSTORE_UNKNOWN);
-    if (d.verdict == UE_ALLOW || d.verdict == UE_EXPIRED_KEY) {
+    CHECK(d.how <= UE_KEYSTORE_NONE);
+    if (d.verdict == UE_ALLOW || d.verdict == UE_EXPIRED_KEY
+        || d.verdict == UE_NOT_ALLOWED) {
         CHECK(d.who.organization_id.b[0] == 1);
-        CHECK(how == UE_KEYSTORE_HIT || how == UE_KEYSTORE_MISS);
+        CHECK(d.how == UE_KEYSTORE_HIT || d.how == UE_KEYSTORE_MISS);
     }
     else {
         CHECK(memcmp(&d.who, &nobody, sizeof(nobody)) == 0);
     }
-    problem = ue_problem(d.verdict);
+    problem = ue_problem(&d);
     CHECK((problem == NULL)
           == (d.verdict == UE_ALLOW || d.verdict == UE_ANONYMOUS));
     if (problem) {

@@ -16,7 +16,7 @@ STATUSES = (200, 201, 204, 301, 302, 304, 400, 403, 404, 409, 410, 422, 429,
 class Backend(Server):
     """Writes one JSON line a request into requests.jsonl: id, org, key_id,
     authorization, x_api_key, method, uri, host, status, time (seconds it
-    took), msec (the time of its end)."""
+    took), msec (the time of its end); nginx also path, as it reads the uri."""
 
     @property
     def log(self):

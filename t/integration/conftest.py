@@ -12,6 +12,8 @@ import harness
 import processes
 from broker import (kafka, kafka_broker, kafka_cluster,  # noqa: F401
                     kafka_far, kafka_far_broker, kafka_own)
+from postgres import postgres, postgres_own, postgres_server  # noqa: F401
+from pg_helpers import keys  # noqa: F401
 
 
 def pytest_addoption(parser):

@@ -23,7 +23,8 @@ used outside of pytest: Gateway(dir_name, …), Nginx(), Odd(), with start() and
 stop(), or as context managers.
 
 Gateway(name, mpm=, modules=, server_conf=, vhost_conf=, env=, children=,
-threads=, module=, usage=, backend=, server_limit=, preload=)
+threads=, module=, usage=, backend=, server_limit=, preload=, key_store=,
+ctl_store=)
     modules      LoadModule for these beside MODULES: ["http2", "cache", …]
     server_conf  directives of the server, ahead of our ProxyPass /; {dir},
                  {port} and {htdocs} are replaced
@@ -36,6 +37,9 @@ threads=, module=, usage=, backend=, server_limit=, preload=)
                  usage={"UsageEventFile": None} leaves one out or changes it
     server_limit more than children, where restarts need room for the old ones
     preload=False without the sanitizer, where the others run with it
+    key_store    a database's URL, in place of the key file; it is told by the
+                 environment, for it may hold a password
+    ctl_store    usagectl's URL, where it is another: the owner's
 
 Paths below /local/ are files of {htdocs}/local, the rest goes to the backend.
 start() waits until httpd answers. stop() ends it and fails the test if a child
@@ -169,7 +173,8 @@ class Gateway(Server):
     def __init__(self, name="gateway", mpm="event", modules=(),
                  server_conf="", vhost_conf=None, env=None, children=4,
                  threads=16, module=True, usage=True, backend=None,
-                 server_limit=None, preload=True):
+                 server_limit=None, preload=True, key_store=None,
+                 ctl_store=None):
         super().__init__(name)
         self.mpm, self.modules, self.module = mpm, tuple(modules), module
         self.server_conf, self.vhost_conf = server_conf, vhost_conf
@@ -182,6 +187,9 @@ class Gateway(Server):
         self.keyfile = self.dir / "keys.json"
         self.event_file = self.dir / "events.jsonl"
         self.error_file = self.dir / "error.log"
+        self.key_store, self.ctl_store = key_store, ctl_store or key_store
+        if key_store:
+            self.env["DATABASE_URL"] = key_store
         self.conf_file = self.dir / "httpd.conf"
         self.htdocs = self.dir / "htdocs"
         (self.htdocs / "local").mkdir(parents=True)
@@ -206,7 +214,8 @@ class Gateway(Server):
         if not self.module or self.usage is False:
             return ""
         set_ = {"UsageEvents": "On",
-                "UsageKeyStore": f"file:{self.keyfile}",
+                "UsageKeyStore": None if self.key_store
+                else f"file:{self.keyfile}",
                 "UsageEventFile": self.event_file,
                 "UsageExempt": "/usage-status"}
         set_.update(self.usage if isinstance(self.usage, dict) else {})
@@ -385,17 +394,34 @@ class Gateway(Server):
 
     # -- keys --
 
-    def key(self, org=None, name=None, env=None, **change):
+    def ctl(self, *args, check=True):
+        """Run usagectl on our keys: what it did, see processes.run()."""
+        return run([USAGECTL, *args], timeout=30, check=check,
+                   env={**os.environ, "DATABASE_URL":
+                        self.ctl_store or f"file:{self.keyfile}"})
+
+    def key(self, org=None, name=None, env=None, options=(), **change):
         """Make a key through usagectl: (key, key id, organization id). Make it
         before start(), else it takes up to a second. What is in change goes
         into its entry of the key file: revoked=…, expires=…, billable=…; and
-        org_billable= into its organization's."""
+        org_billable= into its organization's. options are usagectl's."""
         org = org or ORG
-        args = [USAGECTL, "key", "create", "--store", f"file:{self.keyfile}",
-                "--org", org] + (["--name", name] if name else []) \
-            + (["--env", env] if env else [])
-        key = run(args, timeout=30).stdout.strip()
+        args = ["--org", org, *options]
+        args += ["--name", name] if name else []
+        args += ["--env", env] if env else []
+        key = self.ctl("key", "create", *args).stdout.strip()
+        if self.key_store:
+            assert not change, "there is no entry to change"
+            return self._listed(key, org)
         return self._known(key, change)
+
+    def _listed(self, key, org):
+        register_secret(key)
+        self.secrets.add(key)
+        rows = json.loads(self.ctl("key", "list", "--org", org, "--format",
+                                   "json").stdout)
+        [found] = [row["id"] for row in rows if row["prefix"] == key[:12]]
+        return key, found, org
 
     def add_key(self, key=None, org=None, **change):
         """Put a key into the file by hand: any text, made up where not given.

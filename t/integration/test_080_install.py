@@ -20,6 +20,8 @@ def test_make_install(tmp_path):
     said = subprocess.run([usagectl, "--version"], check=True, text=True,
                           capture_output=True).stdout
     assert said.startswith("usagectl ")
+    page = tmp_path / "opt/ue/share/man/man1/usagectl.1"
+    assert page.read_bytes() == (REPO / "docs/usagectl.1").read_bytes()
     [module] = tmp_path.rglob("mod_usage_events.so")
     assert module.read_bytes() == (
         REPO / ".libs/mod_usage_events.so").read_bytes()

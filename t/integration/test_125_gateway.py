@@ -232,6 +232,16 @@ def test_gateway_with_a_named_key_store(start, two):
     assert not (gw.files / "keys.json").exists()
 
 
+def test_gateway_with_a_database(postgres, start, two):
+    """Its own role can't make a key there."""
+    db = postgres.new_database()
+    gw = start(BACKEND_URLS=f"one={two[0].url}", DATABASE_URL=db.url("gateway"))
+    said = (gw.dir / "output.log").read_text()
+    assert "the database of DATABASE_URL; make one, as the owner of its " \
+        "tables, by\n" in said
+    assert postgres.passwords["gateway"] not in said
+
+
 def test_gateway_starts_again_with_its_keys_and_events(servers, two):
     gw = servers.add(Gateway(BACKEND_URLS=f"one={two[0].url}")).start()
     key = gw.key()
@@ -265,7 +275,7 @@ WRONG = [
     ("BACKEND_URLS", "healthz=http://x", "has a /healthz of its own"),
     ("BACKEND_URLS", "a=http://x,a=http://y", "a is there twice"),
     ("BACKEND_URLS", "a=http://x,,b=http://y", "'' is not NAME=URL"),
-    ("DATABASE_URL", "postgresql://u:pw@h/d", "from file:PATH only"),
+    ("DATABASE_URL", "mysql://u:pw@h/d", "in file:PATH or postgresql://"),
     ("DATABASE_URL", "file:/nowhere/keys.json", "/nowhere/keys.json is not"),
     ("GATEWAY_DIR", 'a"b', "a path without quotes"),
     ("GATEWAY_EVENTS", "a$b", "GATEWAY_EVENTS=a$b: a path without"),
@@ -288,6 +298,12 @@ def test_gateway_refuses(name, value, says):
     assert done.stderr.startswith("gateway: ") and says in done.stderr
     assert done.stderr.count("\n") == 1
     assert "pw" not in done.stderr
+
+
+def test_gateway_takes_keys_from_a_database_and_shows_no_password():
+    done = gateway_says("-t", DATABASE_URL="postgresql://u:pw@h/d")
+    assert done.returncode == 0, done.stderr
+    assert "pw" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name,value", [
@@ -370,6 +386,10 @@ def test_every_directive_of_the_example_can_be_used():
     text = (REPO / "conf/usage_events.conf").read_text()
     text = re.sub(r"(?m)^( *)#(?=\S|    )", r"\1", text)
     text = text.replace("/etc/apache2/usage-keys.json", str(home / "keys"))
+    text = text.replace("/etc/apache2/usage-keys.secret",
+                        str(home / "secret"))
+    (home / "secret").write_bytes(os.urandom(32))
+    (home / "secret").chmod(0o600)
     text = text.replace("/var/spool/apache2/usage", str(home))
     shown = set(re.findall(r"(?m)^ *(Usage\w+) ", text))
     page = (REPO / "docs/directives.md").read_text()

@@ -34,8 +34,21 @@ WRONG = {
         "X-API-Key"),
     "UsageKeyStore": (
         ['""', "file:", "/etc/keys.json", "keys.json", "http://x/",
-         "postgresql://localhost/x", "postgres://localhost/x",
-         "redis://localhost", "FILE:/x"], "file:"),
+         "redis://localhost", "FILE:/x", "postgresql", "POSTGRESQL://x"],
+        "file:"),
+    "UsageKeyCache": (
+        ['""', "60s", "ttl", "ttl=", "ttl=60", "ttl=0s", "ttl=999ms",
+         "ttl=25h", "ttl=2d", "ttl=-1s", "ttl=1.5s", "ttl=60sec", "ttl=x",
+         f"ttl={BIG}s", "negative=5", "negative=3601s", "negative=2h",
+         "negative=-1s", "stale=10", "stale=8d", "stale=169h", "stale=1w",
+         "size=99", "size=10000001", "size=1k", "size=1.5", "size=",
+         f"size={BIG}", "size=100s", "max=5", "ttl=60s,stale=1m",
+         "ttl=60s ttl=60s", "size=100 size=200", "ttl=60s stale=1m x"],
+        "such as "),
+    "UsageKeySecret": (
+        ['""', "file:", "secret", "{dir}/secret", "file:/no/such/file",
+         "file:{dir}", "file:/dev/zero", "file:{dir}/httpd.conf",
+         "file:{dir}/short", "FILE:{dir}/secret"], "such as "),
     "UsageKafkaBrokers": (
         ['""', ",", "a,", ",a", "a,,b", "a:", "a:0", "a:65536", "a:1:2",
          "a:9092x", '"a b"', "a;b", "ssl://a:9092", "http://a/", "::1",
@@ -84,7 +97,15 @@ RIGHT = {
                             "404,200,404", "599,100"],
     "UsageKeyHeader": ["Authorization", "authorization", "X-API-Key", "Key",
                        "X_Key", "!#$%&'*+-.^_`|~"],
-    "UsageKeyStore": ["file:{dir}/keys.json", "file:keys.json"],
+    "UsageKeyStore": [
+        "file:{dir}/keys.json", "file:keys.json", "postgresql://",
+        "postgresql://gateway@127.0.0.1:1/usage?sslmode=disable",
+        "postgres://a,b:1/usage?target_session_attrs=read-write"],
+    "UsageKeyCache": [
+        "ttl=1s", "ttl=60s negative=5s stale=10m size=100000", "ttl=1d",
+        "negative=0s", "stale=0s", "stale=7d", "stale=10min negative=1h",
+        "size=100", "SIZE=10000000", "ttl=1500ms"],
+    "UsageKeySecret": ["file:{dir}/secret", "file:secret"],
     "UsageKafkaBrokers": ["localhost", "a:1", "a:65535,b_c.d-e:2", "[::1]",
                           "[::1]:9092,127.0.0.1:9092", '"a:1, b:2"'],
     "UsageKafkaTopic": ["usage-events", "a", "A.b_c-1", "a" * 242, "..."],
@@ -108,6 +129,9 @@ RIGHT = {
 def gw(gateway):
     gw = gateway(backend=None, usage={"UsageExempt": None})
     make_spool(gw)
+    for name, size in (("secret", 32), ("short", 31)):
+        (gw.dir / name).write_bytes(b"s" * size)
+        (gw.dir / name).chmod(0o600)
 
     def refused(lines):
         gw.server_conf = lines
@@ -305,11 +329,41 @@ def test_the_store_from_the_environment(gateway):
 
 def test_a_password_in_database_url_is_not_shown(gateway):
     processes.register_secret("hunter2hunter2")
-    gw = gateway(backend=None, usage={"UsageKeyStore": None}, env={
-        "DATABASE_URL": "postgresql://gateway:hunter2hunter2@db/usage"})
+    url = "postgresql://gateway:hunter2hunter2@db/usage?sslmode"
+    gw = gateway(backend=None, usage={"UsageKeyStore": None},
+                 env={"DATABASE_URL": url})
     rc, output = gw.configtest()
-    assert rc and "DATABASE_URL" in output
+    assert rc and "DATABASE_URL" in output and "sslmode=verify-full" in output
     assert "hunter2" not in output
+    # Nor from the configuration, where it shouldn't stand.
+    gw.env = {}
+    gw.server_conf = "UsageKeyStore postgresql://me:swordfish9@db/u?sslmode"
+    rc, output = gw.configtest()
+    assert rc and "UsageKeyStore" in output
+    assert "swordfish9" not in output
+
+
+def test_one_store_has_one_cache_and_one_secret(gw):
+    """Two servers that name the same store mean the same by it."""
+    gw.vhost_conf = "UsageKeyCache ttl=7s"
+    output = gw.refused("UsageKeyCache ttl=8s")
+    assert "UsageKeyStore" in output and "UsageKeyCache" in output
+    gw.taken("UsageKeyCache ttl=7s")
+    gw.vhost_conf = "UsageKeySecret file:{dir}/secret"
+    assert "UsageKeySecret" in gw.refused("")
+    gw.taken("UsageKeySecret file:{dir}/secret")
+    gw.vhost_conf = "UsageKeyCache ttl=7s\nUsageKeyStore file:{dir}/2.json"
+    (gw.dir / "2.json").write_text(gw.keyfile.read_text())
+    (gw.dir / "2.json").chmod(0o644)
+    gw.taken("")
+
+
+def test_no_message_shows_a_url_with_a_password(gw):
+    gw.usage["UsageKeyStore"] = None
+    gw.vhost_conf = "UsageKeyCache ttl=7s"
+    output = gw.refused("UsageKeyStore postgresql://me:swordfish9@db:5/u")
+    assert "postgresql://db:5/u" in output
+    assert "swordfish9" not in output
 
 
 # --- documentation ------------------------------------------------------------
@@ -328,6 +382,8 @@ def test_examples_of_the_documentation_pass(gw):
     for title, example in found:
         name = title.split()[0]
         text = example.replace("/var/log/apache2", str(gw.dir)) \
+            .replace("file:/etc/apache2/usage-keys.secret",
+                     f"file:{gw.dir}/secret") \
             .replace("file:/etc/apache2", f"file:{gw.dir}") \
             .replace("/var/spool/apache2/usage", str(gw.dir / "spool")) \
             .replace("*:443", f"*:{gw.port}")

@@ -250,12 +250,12 @@ def test_lookups_are_counted(gw):
 
 
 @pytest.mark.parametrize("member, value", [
-    ("networks", ["192.0.2.0/24"]), ("paths", ["/v1/"]), ("methods", ["GET"])])
+    ("networks", ["192.0.2.1/24"]), ("paths", ["/v1/../"]),
+    ("methods", ["get"]), ("plan", "no such plan")])
 @pytest.mark.parametrize("where", ["organization", "key"])
 def test_a_restriction_that_cannot_be_kept_is_refused(gw, member, value,
                                                       where):
-    """A file that says more than this version can hold to lets nobody in by
-    mistake."""
+    """A file that can't be held to lets nobody in by mistake."""
     gw.add_key()
 
     def restrict(doc):

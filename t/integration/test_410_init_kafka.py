@@ -366,7 +366,7 @@ def test_wrong_lines(line, said):
 
 def test_help():
     done = subprocess.run([USAGECTL, "--help"], capture_output=True, text=True)
-    assert "\n  usagectl init-kafka\n" in done.stdout
+    assert "\n  usagectl init-kafka  " in done.stdout
     done = ctl("--help")
     assert done.returncode == 0
     for option in ("--brokers LIST", "--topic NAME", "--partitions N",

@@ -105,7 +105,7 @@ def slot_at(n):
     (["verify", "--format", "json", "a"], "no option --format"),
     (["dump", "--all=1", "a"], "--all takes no value"),
     (["look", "a"], "no such command"),
-    ([], "no such command"),
+    ([], "usagectl spool ls DIR"),
 ])
 def test_wrong_use_is_told(args, says):
     done = ctl(*args)

@@ -16,6 +16,7 @@
 #include "unit.h"
 
 #include <ctype.h>
+#include <sys/stat.h>
 
 #include "apikey.h"
 
@@ -60,7 +61,7 @@ static void test_apikey_knows_keys_made_elsewhere(void **state)
                          UE_KEY_LOOKUP);
         assert_true(ue_apikey_is_ours(known[i].key, UE_APIKEY_LEN));
         ue_apikey_hash(known[i].key, UE_APIKEY_LEN, &hash);
-        ue_apikey_hash_format(&hash, text);
+        ue_apikey_hash_format(&hash, UE_HASH_SHA256, text);
         assert_string_equal(text, known[i].hash);
     }
 }
@@ -286,7 +287,7 @@ static void test_apikey_hash_knows_fips_180_examples(void **state)
         ue_keyhash_t hash;
 
         ue_apikey_hash(cases[i].text, strlen(cases[i].text), &hash);
-        ue_apikey_hash_format(&hash, text);
+        ue_apikey_hash_format(&hash, UE_HASH_SHA256, text);
         assert_string_equal(text, cases[i].hash);
     }
 }
@@ -307,21 +308,27 @@ static void test_apikey_hash_round_trips(void **state)
 
     for (unsigned n = unit_loops(5000); n > 0; n--) {
         char text[UE_APIKEY_HASH_TEXT + 1];
+        ue_hashkind_t kind = n % 2 ? UE_HASH_SHA256 : UE_HASH_HMAC_SHA256;
+        ue_hashkind_t read_kind;
         ue_keyhash_t hash;
         ue_keyhash_t read;
 
         for (size_t i = 0; i < sizeof(hash.b); i++) {
             hash.b[i] = (uint8_t)unit_random(&seed);
         }
-        ue_apikey_hash_format(&hash, text);
-        assert_int_equal(strlen(text), UE_APIKEY_HASH_TEXT);
-        assert_int_equal(ue_apikey_hash_parse(&read, text), APR_SUCCESS);
+        ue_apikey_hash_format(&hash, kind, text);
+        assert_int_equal(strlen(text),
+                         n % 2 ? strlen("sha256:") + 64 : UE_APIKEY_HASH_TEXT);
+        assert_int_equal(ue_apikey_hash_parse(&read, &read_kind, text),
+                         APR_SUCCESS);
         assert_memory_equal(&read, &hash, sizeof(hash));
-        for (char *p = text + 7; *p; p++) {
+        assert_int_equal(read_kind, kind);
+        for (char *p = strchr(text, ':'); *p; p++) {
             *p = (char)toupper((unsigned char)*p);
         }
         memset(&read, 0, sizeof(read));
-        assert_int_equal(ue_apikey_hash_parse(&read, text), APR_SUCCESS);
+        assert_int_equal(ue_apikey_hash_parse(&read, &read_kind, text),
+                         APR_SUCCESS);
         assert_memory_equal(&read, &hash, sizeof(hash));
     }
 }
@@ -341,20 +348,29 @@ static void test_apikey_hash_parse_refuses_what_is_none(void **state)
         "sha512:" HEX62 "ef",
         "sha256 " HEX62 "ef",
         " sha256:" HEX62 "e",
-        "hmac-sha256:" HEX62 "ef",
+        "hmac-sha256:" HEX62 "e",
+        "hmac-sha256:" HEX62 "eff",
+        "hmac-sha256:" HEX62 "eg",
+        "hmac-sha256:",
+        "HMAC-sha256:" HEX62 "ef",
+        "hmac-sha512:" HEX62 "ef",
+        "hmac-" HEX62 "ef",
+        "hmac-hmac-sha256:" HEX62 "ef",
         "sha256:0x" HEX62,
         "sha256:-1" HEX62,
         "sha256:" HEX62 "\xc3\xa9",
         "sha256:" HEX62 "\x10\x10", /* a digit but for one bit */
         "sha256:" HEX62 "AZ",
     };
+    ue_hashkind_t kind;
     ue_keyhash_t hash;
     ue_keyhash_t before;
 
     memset(&hash, 0x5a, sizeof(hash));
     before = hash;
     for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
-        assert_int_equal(ue_apikey_hash_parse(&hash, bad[i]), APR_EINVAL);
+        assert_int_equal(ue_apikey_hash_parse(&hash, &kind, bad[i]),
+                         APR_EINVAL);
         assert_memory_equal(&hash, &before, sizeof(hash));
     }
 }
@@ -364,15 +380,175 @@ static void test_apikey_hash_parse_judges_every_byte(void **state)
 {
     for (int c = 1; c < 256; c++) {
         char text[] = "sha256:" HEX62 "ef";
+        ue_hashkind_t kind;
         ue_keyhash_t hash;
 
         text[70] = (char)c;
-        assert_int_equal(ue_apikey_hash_parse(&hash, text),
+        assert_int_equal(ue_apikey_hash_parse(&hash, &kind, text),
                          c < 128 && isxdigit(c) ? APR_SUCCESS : APR_EINVAL);
         if (c < 128 && isxdigit(c)) {
             assert_int_equal(hash.b[31], 0xe0 | strtol(text + 70, NULL, 16));
         }
     }
+}
+
+/* ---- under a secret ---- */
+
+static apr_pool_t *pool;
+static char secret_path[64];
+
+static int begin(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+
+    snprintf(secret_path, sizeof(secret_path), "%.40s/ue-secret-%d",
+             tmp ? tmp : "/tmp", (int)getpid());
+    return apr_pool_create(&pool, NULL) != APR_SUCCESS;
+}
+
+static int end(void **state)
+{
+    unlink(secret_path);
+    apr_pool_destroy(pool);
+    return 0;
+}
+
+#define SECRET_TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+
+static const ue_keysecret_t *read_secret(const void *bytes, size_t len,
+                                         mode_t mode, const char **why)
+{
+    const ue_keysecret_t *secret = NULL;
+    FILE *f = fopen(secret_path, "w");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    assert_int_equal(fclose(f), 0);
+    assert_int_equal(chmod(secret_path, mode), 0);
+    *why = "";
+    if (ue_keysecret_read(&secret, secret_path, why, pool) != APR_SUCCESS) {
+        assert_null(secret);
+        assert_non_null(strstr(*why, secret_path));
+        return NULL;
+    }
+    return secret;
+}
+
+/* RFC 4231's secrets are shorter than ours but for this one (test case 6),
+ * which is longer than SHA-256's block; the others are Python's hmac. */
+static void test_apikey_hmac_known_answers(void **state)
+{
+    static const struct {
+        int byte; /* -1: 0, 1, 2, … */
+        size_t len;
+        const char *text;
+        const char *hash;
+    } cases[] = {
+        {0xaa, 131, "Test Using Larger Than Block-Size Key - Hash Key First",
+         "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"},
+        {-1, 32, "sk_live_8aspm4G7VmSUfOoD6V1vrORcmn0iSH1nacLQ",
+         "29321ae21ebba13ac66ef8c7c7ed5164ca3a6021573adc07748f1d4fcd22908d"},
+        {-1, 64, "",
+         "3499f163f48604c0b15ac89e4e7c66f314fb3b203b8ac2f564828e62f6be9d9d"},
+        {-1, 65, "a",
+         "0c757378459f03de805a31fc7969c29c12c83e63202f49d83daf71d57d1b6144"},
+    };
+    uint8_t bytes[131];
+
+    for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+        char text[UE_APIKEY_HASH_TEXT + 1];
+        const ue_keysecret_t *secret;
+        const char *why;
+        ue_keyhash_t hash;
+
+        for (size_t b = 0; b < cases[i].len; b++) {
+            bytes[b] = (uint8_t)(cases[i].byte < 0 ? (int)b : cases[i].byte);
+        }
+        secret = read_secret(bytes, cases[i].len, 0600, &why);
+        assert_non_null(secret);
+        ue_apikey_hmac(cases[i].text, strlen(cases[i].text), secret, &hash);
+        ue_apikey_hash_format(&hash, UE_HASH_HMAC_SHA256, text);
+        assert_memory_equal(text, "hmac-sha256:", 12);
+        assert_string_equal(text + 12, cases[i].hash);
+    }
+}
+
+static void test_apikey_secret_is_a_file_of_32_to_4096_bytes(void **state)
+{
+    static const size_t lens[] = {0,  1,    31,   32,   33,   63,
+                                  64, 4095, 4096, 4097, 4098, 9000};
+    char bytes[9001];
+    const char *why;
+
+    memset(bytes, 'S', sizeof(bytes));
+    for (size_t i = 0; i < UNIT_COUNT(lens); i++) {
+        int right = lens[i] >= 32 && lens[i] <= 4096;
+        const ue_keysecret_t *plain, *ended;
+
+        plain = read_secret(bytes, lens[i], 0600, &why);
+        assert_int_equal(plain != NULL, right);
+        /* no sentence shows a byte of it */
+        assert_null(strstr(why, "SS"));
+        assert_int_equal(strstr(why, "32 to 4096 bytes") != NULL, !right);
+        bytes[lens[i]] = '\n';
+        ended = read_secret(bytes, lens[i] + 1, 0640, &why);
+        bytes[lens[i]] = 'S';
+        assert_int_equal(ended != NULL, right);
+        assert_true(ue_keysecret_same(plain, ended));
+    }
+    /* one line feed, and nothing else */
+    memset(bytes, '\n', 33);
+    assert_non_null(read_secret(bytes, 33, 0600, &why));
+    assert_null(read_secret(bytes, 32, 0600, &why));
+}
+
+static void test_apikey_secret_is_no_secret_if_all_can_read_it(void **state)
+{
+    char bytes[32];
+    const ue_keysecret_t *secret;
+    const char *why;
+
+    memset(bytes, 'S', sizeof(bytes));
+    for (mode_t mode = 0400; mode < 01000; mode++) {
+        if ((mode & 0600) == 0400 || (mode & 0600) == 0600) {
+            int open_to_all = (mode & 06) != 0;
+
+            unlink(secret_path);
+            secret = read_secret(bytes, sizeof(bytes), mode, &why);
+            assert_int_equal(secret == NULL, open_to_all);
+            assert_int_equal(strstr(why, "0640") != NULL, open_to_all);
+        }
+    }
+    unlink(secret_path);
+    assert_int_equal(ue_keysecret_read(&secret, secret_path, &why, pool),
+                     ENOENT);
+    assert_non_null(strstr(why, "can't be read: No such file"));
+    assert_int_equal(mkfifo(secret_path, 0600), 0);
+    assert_int_equal(ue_keysecret_read(&secret, secret_path, &why, pool),
+                     APR_EINVAL);
+    assert_non_null(strstr(why, "not a regular file"));
+    unlink(secret_path);
+    assert_int_equal(ue_keysecret_read(&secret, "/", &why, pool), APR_EINVAL);
+}
+
+static void test_apikey_secrets_are_the_same_or_not(void **state)
+{
+    char bytes[64];
+    const ue_keysecret_t *a, *b, *other, *longer;
+    const char *why;
+
+    memset(bytes, 'S', sizeof(bytes));
+    a = read_secret(bytes, 40, 0600, &why);
+    b = read_secret(bytes, 40, 0600, &why);
+    longer = read_secret(bytes, 41, 0600, &why);
+    bytes[39] ^= 1;
+    other = read_secret(bytes, 40, 0600, &why);
+    assert_true(ue_keysecret_same(a, b));
+    assert_true(ue_keysecret_same(NULL, NULL));
+    assert_false(ue_keysecret_same(a, NULL));
+    assert_false(ue_keysecret_same(NULL, a));
+    assert_false(ue_keysecret_same(a, longer));
+    assert_false(ue_keysecret_same(a, other));
 }
 
 /* ---- what may be shown ---- */
@@ -524,6 +700,10 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_apikey_hash_round_trips),
     cmocka_unit_test(test_apikey_hash_parse_refuses_what_is_none),
     cmocka_unit_test(test_apikey_hash_parse_judges_every_byte),
+    SECRET_TEST(test_apikey_hmac_known_answers),
+    SECRET_TEST(test_apikey_secret_is_a_file_of_32_to_4096_bytes),
+    SECRET_TEST(test_apikey_secret_is_no_secret_if_all_can_read_it),
+    SECRET_TEST(test_apikey_secrets_are_the_same_or_not),
     cmocka_unit_test(test_apikey_prefix_shows_twelve_characters_of_long_keys),
     cmocka_unit_test(test_apikey_prefix_shows_nothing_of_short_keys),
     cmocka_unit_test(test_apikey_is_found_in_a_request),

@@ -25,31 +25,51 @@ static const ue_uuid_t api_key = {{4, 5, 6}};
 
 static const struct {
     const char *key;
-    apr_status_t rv;
+    ue_keystore_result_t result; /* of a look-up */
     apr_time_t expires;
     uint8_t revoked;
     uint8_t billable;
+    uint8_t access;
     ue_verdict_t verdict;
 } keys[] = {
-    {"good", APR_SUCCESS, 0, 0, 1, UE_ALLOW},
-    {"free", APR_SUCCESS, 0, 0, 0, UE_ALLOW},
-    {"lasting", APR_SUCCESS, NOW + 1, 0, 1, UE_ALLOW},
-    {"ending", APR_SUCCESS, NOW, 0, 1, UE_EXPIRED_KEY},
-    {"expired", APR_SUCCESS, NOW - 1, 0, 1, UE_EXPIRED_KEY},
-    {"long-expired", APR_SUCCESS, 1, 0, 1, UE_EXPIRED_KEY},
-    {"revoked", APR_SUCCESS, 0, 1, 1, UE_BAD_KEY},
-    {"revoked-lasting", APR_SUCCESS, NOW + 1, 1, 1, UE_BAD_KEY},
-    {"revoked-expired", APR_SUCCESS, NOW - 1, 1, 1, UE_BAD_KEY},
-    {"unknown", APR_NOTFOUND, 0, 0, 0, UE_BAD_KEY},
-    {"late", APR_TIMEUP, 0, 0, 1, UE_UNAVAILABLE},
-    {"broken", APR_EGENERAL, 0, 0, 1, UE_UNAVAILABLE},
-    {"again", APR_EAGAIN, 0, 0, 1, UE_UNAVAILABLE},
+    {"good", UE_KEYSTORE_MISS, 0, 0, 1, 0, UE_ALLOW},
+    {"free", UE_KEYSTORE_MISS, 0, 0, 0, 0, UE_ALLOW},
+    {"lasting", UE_KEYSTORE_MISS, NOW + 1, 0, 1, 0, UE_ALLOW},
+    {"ending", UE_KEYSTORE_MISS, NOW, 0, 1, 0, UE_EXPIRED_KEY},
+    {"expired", UE_KEYSTORE_MISS, NOW - 1, 0, 1, 0, UE_EXPIRED_KEY},
+    {"long-expired", UE_KEYSTORE_MISS, 1, 0, 1, 0, UE_EXPIRED_KEY},
+    {"revoked", UE_KEYSTORE_MISS, 0, 1, 1, 0, UE_BAD_KEY},
+    {"revoked-lasting", UE_KEYSTORE_MISS, NOW + 1, 1, 1, 0, UE_BAD_KEY},
+    {"revoked-expired", UE_KEYSTORE_MISS, NOW - 1, 1, 1, 0, UE_BAD_KEY},
+    {"not-from-here", UE_KEYSTORE_MISS, 0, 0, 1, UE_ACCESS_NETWORK,
+     UE_NOT_ALLOWED},
+    {"not-there", UE_KEYSTORE_MISS, 0, 0, 1, UE_ACCESS_PATH, UE_NOT_ALLOWED},
+    {"not-so", UE_KEYSTORE_MISS, 0, 0, 1, UE_ACCESS_METHOD, UE_NOT_ALLOWED},
+    {"expired-not-so", UE_KEYSTORE_MISS, 1, 0, 1, UE_ACCESS_METHOD,
+     UE_EXPIRED_KEY},
+    {"revoked-not-so", UE_KEYSTORE_MISS, 0, 1, 1, UE_ACCESS_METHOD, UE_BAD_KEY},
+    {"found-meanwhile", UE_KEYSTORE_HIT, 0, 0, 1, 0, UE_ALLOW},
+    {"stale", UE_KEYSTORE_STALE, 0, 0, 1, 0, UE_ALLOW},
+    {"stale-revoked", UE_KEYSTORE_STALE, 0, 1, 1, 0, UE_BAD_KEY},
+    {"unknown", UE_KEYSTORE_UNKNOWN, 0, 0, 0, 0, UE_BAD_KEY},
+    {"negative", UE_KEYSTORE_NEGATIVE, 0, 0, 1, 0, UE_BAD_KEY},
+    {"failed", UE_KEYSTORE_FAILED, 0, 0, 1, 0, UE_UNAVAILABLE},
+    {"nonsense", UE_KEYSTORE_NONE, 0, 0, 1, 0, UE_UNAVAILABLE},
 };
 
-static apr_status_t find(fake_t *fake, const char *key, size_t len,
-                         ue_keyrecord_t *record)
+static int is_filled(ue_keystore_result_t result)
+{
+    return result == UE_KEYSTORE_HIT || result == UE_KEYSTORE_MISS
+           || result == UE_KEYSTORE_STALE;
+}
+
+static const ue_asked_t asked = {NULL, "GET", "/v1/x", 5};
+
+static ue_keystore_result_t find(fake_t *fake, const char *key, size_t len,
+                                 const ue_asked_t *what, ue_keyrecord_t *record)
 {
     assert_true(len <= UE_APIKEY_MAX);
+    assert_ptr_equal(what, &asked);
     memcpy(fake->key, key, len);
     fake->key[len] = '\0';
     for (size_t i = 0; i < UNIT_COUNT(keys); i++) {
@@ -59,32 +79,35 @@ static apr_status_t find(fake_t *fake, const char *key, size_t len,
             record->expires = keys[i].expires;
             record->revoked = keys[i].revoked;
             record->billable = keys[i].billable;
-            return keys[i].rv;
+            record->access = keys[i].access;
+            return keys[i].result;
         }
     }
-    return APR_NOTFOUND;
+    return UE_KEYSTORE_UNKNOWN;
 }
 
-static apr_status_t fake_recall(ue_keystore_t *store, const char *key,
-                                size_t len, ue_keyrecord_t *record)
+static ue_keystore_result_t fake_recall(ue_keystore_t *store, const char *key,
+                                        size_t len, const ue_asked_t *what,
+                                        ue_keyrecord_t *record)
 {
     fake_t *fake = (fake_t *)store;
 
     assert_true(len <= UE_APIKEY_MAX);
-    if (!fake->recalls || find(fake, key, len, record) != APR_SUCCESS) {
-        return APR_NOTFOUND;
+    if (!fake->recalls || !is_filled(find(fake, key, len, what, record))) {
+        return UE_KEYSTORE_NONE;
     }
     fake->recalled++;
-    return APR_SUCCESS;
+    return UE_KEYSTORE_HIT;
 }
 
-static apr_status_t fake_lookup(ue_keystore_t *store, const char *key,
-                                size_t len, ue_keyrecord_t *record)
+static ue_keystore_result_t fake_lookup(ue_keystore_t *store, const char *key,
+                                        size_t len, const ue_asked_t *what,
+                                        ue_keyrecord_t *record)
 {
     fake_t *fake = (fake_t *)store;
 
     fake->asked++;
-    return find(fake, key, len, record);
+    return find(fake, key, len, what, record);
 }
 
 static const ue_keystore_vtable_t fake_vtable = {
@@ -92,7 +115,6 @@ static const ue_keystore_vtable_t fake_vtable = {
 
 static fake_t fake;
 static ue_decision_t decision;
-static int how;
 
 static ue_verdict_t decide(int required, const char *authorization,
                            const char *header)
@@ -102,17 +124,16 @@ static ue_verdict_t decide(int required, const char *authorization,
     fake.base.vtable = &fake_vtable;
     fake.asked = fake.recalled = 0;
     memset(&decision, 0xee, sizeof(decision));
-    how = 77;
-    ue_decide(&decision, &rule, authorization, header, NOW, &how);
+    ue_decide(&decision, &rule, authorization, header, &asked, NOW);
     return decision.verdict;
 }
 
 static void test_decision_without_key_depends_on_the_rule(void **state)
 {
     assert_int_equal(decide(1, NULL, NULL), UE_NO_KEY);
-    assert_int_equal(how, -1);
+    assert_int_equal(decision.how, UE_KEYSTORE_NONE);
     assert_int_equal(decide(0, NULL, NULL), UE_ANONYMOUS);
-    assert_int_equal(how, -1);
+    assert_int_equal(decision.how, UE_KEYSTORE_NONE);
     /* another scheme is no credential of ours */
     assert_int_equal(decide(1, "Basic eDp5", NULL), UE_NO_KEY);
     assert_int_equal(decide(0, "Basic eDp5", NULL), UE_ANONYMOUS);
@@ -149,6 +170,8 @@ static void test_decision_says_whose_the_key_is(void **state)
     assert_int_equal(decision.who.billable, 0);
     assert_int_equal(decide(1, "Bearer expired", NULL), UE_EXPIRED_KEY);
     assert_true(ue_uuid_equal(&decision.who.organization_id, &organization));
+    assert_int_equal(decide(1, "Bearer not-so", NULL), UE_NOT_ALLOWED);
+    assert_true(ue_uuid_equal(&decision.who.organization_id, &organization));
 }
 
 /* A caller that forgets to look at the verdict finds nobody to bill. */
@@ -156,9 +179,10 @@ static void test_decision_without_a_good_key_names_nobody(void **state)
 {
     static const ue_keyrecord_t nobody;
 
-    static const char *const bad[] = {"Bearer unknown",  "Bearer revoked",
-                                      "Bearer nonsense", "Bearer",
-                                      "Basic x",         "Bearer a, b"};
+    static const char *const bad[] = {
+        "Bearer unknown", "Bearer revoked",  "Bearer nonsense",       "Bearer",
+        "Bearer failed",  "Bearer negative", "Bearer revoked-not-so", "Basic x",
+        "Bearer a, b"};
 
     for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
         decide(1, bad[i], NULL);
@@ -168,17 +192,12 @@ static void test_decision_without_a_good_key_names_nobody(void **state)
 
 static void test_decision_tells_how_the_store_answered(void **state)
 {
-    decide(1, "Bearer good", NULL);
-    assert_int_equal(how, UE_KEYSTORE_MISS);
-    decide(1, "Bearer revoked", NULL);
-    assert_int_equal(how, UE_KEYSTORE_MISS);
-    decide(1, "Bearer nonsense", NULL);
-    assert_int_equal(how, UE_KEYSTORE_UNKNOWN);
-    /* it did not answer */
-    decide(1, "Bearer broken", NULL);
-    assert_int_equal(how, -1);
-    decide(1, "Bearer late", NULL);
-    assert_int_equal(how, -1);
+    for (size_t i = 0; i < UNIT_COUNT(keys); i++) {
+        decide(1, NULL, keys[i].key);
+        assert_int_equal(decision.how, keys[i].result);
+    }
+    decide(1, "Bearer whatever", NULL);
+    assert_int_equal(decision.how, UE_KEYSTORE_UNKNOWN);
 }
 
 /* What the store recalls is judged like what it looks up. */
@@ -186,13 +205,13 @@ static void test_decision_looks_up_only_what_is_not_recalled(void **state)
 {
     fake.recalls = 1;
     for (size_t i = 0; i < UNIT_COUNT(keys); i++) {
-        int known = keys[i].rv == APR_SUCCESS;
+        int known = is_filled(keys[i].result);
 
         assert_int_equal(decide(1, NULL, keys[i].key), keys[i].verdict);
         assert_int_equal(fake.recalled, known);
         assert_int_equal(fake.asked, !known);
         if (known) {
-            assert_int_equal(how, UE_KEYSTORE_HIT);
+            assert_int_equal(decision.how, UE_KEYSTORE_HIT);
         }
     }
     fake.recalls = 0;
@@ -214,10 +233,10 @@ static void test_decision_spares_the_store_what_can_be_no_key(void **state)
             snprintf(bearer, sizeof(bearer), "Bearer %s", hopeless[i]);
             assert_int_equal(decide(required, bearer, NULL), UE_BAD_KEY);
             assert_int_equal(fake.asked, 0);
-            assert_int_equal(how, -1);
+            assert_int_equal(decision.how, UE_KEYSTORE_NONE);
             assert_int_equal(decide(required, NULL, hopeless[i]), UE_BAD_KEY);
             assert_int_equal(fake.asked, 0);
-            assert_int_equal(how, -1);
+            assert_int_equal(decision.how, UE_KEYSTORE_NONE);
         }
         memset(long_key, 'k', 8000);
         assert_int_equal(decide(required, NULL, long_key), UE_BAD_KEY);
@@ -239,7 +258,7 @@ static void test_decision_refuses_two_keys_without_asking(void **state)
         assert_int_equal(decide(required, NULL, "good, good"), UE_TWO_KEYS);
         assert_int_equal(decide(required, "Basic x, y", NULL), UE_TWO_KEYS);
         assert_int_equal(fake.asked, 0);
-        assert_int_equal(how, -1);
+        assert_int_equal(decision.how, UE_KEYSTORE_NONE);
     }
     assert_int_equal(decide(1, "Basic eDp5", "good"), UE_ALLOW);
 }
@@ -248,11 +267,10 @@ static void test_decision_without_a_store_knows_no_key(void **state)
 {
     ue_keyrule_t rule = {NULL, 0};
 
-    how = 77;
-    ue_decide(&decision, &rule, "Bearer good", NULL, NOW, &how);
+    ue_decide(&decision, &rule, "Bearer good", NULL, &asked, NOW);
     assert_int_equal(decision.verdict, UE_BAD_KEY);
-    assert_int_equal(how, -1);
-    ue_decide(&decision, &rule, NULL, NULL, NOW, &how);
+    assert_int_equal(decision.how, UE_KEYSTORE_NONE);
+    ue_decide(&decision, &rule, NULL, NULL, &asked, NOW);
     assert_int_equal(decision.verdict, UE_ANONYMOUS);
 }
 
@@ -260,26 +278,55 @@ static void test_decision_without_a_store_knows_no_key(void **state)
 
 static const struct {
     ue_verdict_t verdict;
+    ue_keystore_result_t how;
+    ue_access_t access;
     int status;
     const char *type;
     int retry_after;
+    const char *part; /* of the detail */
 } problems[] = {
-    {UE_TWO_KEYS, 400, "urn:usage-events:problem:two-keys", 0},
-    {UE_NO_KEY, 401, "urn:usage-events:problem:no-key", 0},
-    {UE_BAD_KEY, 401, "urn:usage-events:problem:bad-key", 0},
-    {UE_EXPIRED_KEY, 403, "urn:usage-events:problem:expired-key", 0},
-    {UE_UNAVAILABLE, 503, "urn:usage-events:problem:unavailable", 1},
+    {UE_TWO_KEYS, UE_KEYSTORE_NONE, 0, 400, "urn:usage-events:problem:two-keys",
+     0, "one API key"},
+    {UE_NO_KEY, UE_KEYSTORE_NONE, 0, 401, "urn:usage-events:problem:no-key", 0,
+     "carries none"},
+    {UE_BAD_KEY, UE_KEYSTORE_UNKNOWN, 0, 401,
+     "urn:usage-events:problem:bad-key", 0, "unknown or revoked"},
+    {UE_EXPIRED_KEY, UE_KEYSTORE_HIT, 0, 403,
+     "urn:usage-events:problem:expired-key", 0, "expired"},
+    {UE_NOT_ALLOWED, UE_KEYSTORE_HIT, UE_ACCESS_NETWORK, 403,
+     "urn:usage-events:problem:not-allowed", 0, "from this address"},
+    {UE_NOT_ALLOWED, UE_KEYSTORE_HIT, UE_ACCESS_PATH, 403,
+     "urn:usage-events:problem:not-allowed", 0, "on this path"},
+    {UE_NOT_ALLOWED, UE_KEYSTORE_HIT, UE_ACCESS_METHOD, 403,
+     "urn:usage-events:problem:not-allowed", 0, "this method"},
+    /* what only a fault of ours could make */
+    {UE_NOT_ALLOWED, UE_KEYSTORE_HIT, 200, 403,
+     "urn:usage-events:problem:not-allowed", 0, "this address"},
+    {UE_UNAVAILABLE, UE_KEYSTORE_HIT, 0, 503,
+     "urn:usage-events:problem:unavailable", 1, "accounted for"},
+    {UE_UNAVAILABLE, UE_KEYSTORE_FAILED, 0, 503,
+     "urn:usage-events:problem:unavailable", 1, "can't be checked"},
 };
+
+static const ue_problem_t *problem_number(size_t i)
+{
+    memset(&decision, 0, sizeof(decision));
+    decision.verdict = problems[i].verdict;
+    decision.how = problems[i].how;
+    decision.who.access = (uint8_t)problems[i].access;
+    return ue_problem(&decision);
+}
 
 static void test_decision_has_a_problem_for_each_refusal(void **state)
 {
     for (size_t i = 0; i < UNIT_COUNT(problems); i++) {
-        const ue_problem_t *problem = ue_problem(problems[i].verdict);
+        const ue_problem_t *problem = problem_number(i);
 
         assert_non_null(problem);
         assert_int_equal(problem->status, problems[i].status);
         assert_string_equal(problem->type, problems[i].type);
         assert_int_equal(problem->retry_after, problems[i].retry_after);
+        assert_non_null(strstr(problem->detail, problems[i].part));
         assert_true(strlen(problem->title) > 5);
         assert_true(strlen(problem->detail) > 20);
     }
@@ -287,11 +334,14 @@ static void test_decision_has_a_problem_for_each_refusal(void **state)
 
 static void test_decision_has_no_problem_with_what_is_let_through(void **state)
 {
-    assert_null(ue_problem(UE_EXEMPT));
-    assert_null(ue_problem(UE_ANONYMOUS));
-    assert_null(ue_problem(UE_ALLOW));
-    assert_null(ue_problem((ue_verdict_t)UE_VERDICTS));
-    assert_null(ue_problem((ue_verdict_t)-1));
+    static const int let_through[] = {UE_EXEMPT, UE_ANONYMOUS, UE_ALLOW,
+                                      UE_VERDICTS, -1};
+
+    for (size_t i = 0; i < UNIT_COUNT(let_through); i++) {
+        memset(&decision, 0, sizeof(decision));
+        decision.verdict = (ue_verdict_t)let_through[i];
+        assert_null(ue_problem(&decision));
+    }
 }
 
 static const char *get_string(json_object *o, const char *key)
@@ -312,7 +362,7 @@ static void test_decision_problem_is_rfc_9457_json(void **state)
                                   0x39, 0x8f}};
 
     for (size_t i = 0; i < UNIT_COUNT(problems); i++) {
-        const ue_problem_t *problem = ue_problem(problems[i].verdict);
+        const ue_problem_t *problem = problem_number(i);
         char *json = malloc(UE_PROBLEM_JSON_MAX);
         json_object *status;
         json_object *o;

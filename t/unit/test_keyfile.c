@@ -30,6 +30,16 @@
     "{\"id\":\"" id "\",\"hash\":\"" hash "\"," more "}"
 #define ONE_KEY(more) ORGS(ORG(ORG_A, MORE(KEY_A, HASH_A, more)))
 
+#define HMAC_A "hmac-sha256:" HEX64_A
+#define PLANS(plans, orgs) \
+    "{\"version\":1,\"plans\":" plans ",\"organizations\":[" orgs "]}"
+#define ATTRIBUTES                                                          \
+    "\"rate\":\"100/s burst=200\",\"quota\":\"10000/month\","               \
+    "\"networks\":[\"192.0.2.0/24\",\"2001:db8::1\"],\"paths\":[\"/v1/\"]," \
+    "\"methods\":[\"GET\"]"
+#define NAME_64 \
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
 static apr_pool_t *pool;
 static char dir[64];
 
@@ -101,8 +111,20 @@ static void test_keyfile_takes_what_the_format_allows(void **state)
                 "\"revoked\":null,\"created\":null"),
         ONE_KEY("\"expires\":\"2030-01-31T12:00:00+01:00\","
                 "\"billable\":false,\"name\":\"Zoë\""),
-        ONE_KEY("\"rate\":\"100/s\",\"quota\":{\"a\":[1]},\"plan\":\"p\","
-                "\"networks\":[\"10.0.0.0/8\"],\"mine\":{\"x\":{\"x\":1}}"),
+        ONE_KEY("\"mine\":{\"x\":{\"x\":1}}"),
+        ONE_KEY(ATTRIBUTES),
+        ONE_KEY("\"plan\":null,\"rate\":null,\"quota\":null,\"networks\":null,"
+                "\"paths\":null,\"methods\":null,\"replaces\":null"),
+        ONE_KEY("\"replaces\":\"" KEY_B "\""),
+        ORGS(ORG(ORG_A, KEY(KEY_A, HMAC_A))),
+        ORGS("{\"id\":\"" ORG_A "\"," ATTRIBUTES "}"),
+        PLANS("{}", ""),
+        "{\"version\":1,\"organizations\":[],\"plans\":null}",
+        PLANS("{\"a\":{},\"0.B_c-9\":{" ATTRIBUTES ",\"billable\":false}}", ""),
+        PLANS("{\"" NAME_64 "\":{}}", ""),
+        PLANS("{\"p\":{\"mine\":[{}]}}",
+              "{\"id\":\"" ORG_A "\",\"plan\":\"p\",\"keys\":[" MORE(
+                  KEY_A, HASH_A, "\"plan\":\"p\"") "]}"),
         ONE_KEY("\"a\":\"x:\\\"y\\\\\",\"b\":\"\\\\\",\"c\":\":\""),
         "{\"plans\":{\"p\":{\"rate\":\"1/s\"}},\"version\":1,"
         "\"organizations\":[],\"other\":[[{}]]}",
@@ -166,13 +188,51 @@ static const struct {
     {ORGS(ORG(ORG_A, "{\"hash\":\"" HASH_A "\"}")),
      "organizations[0].keys[0].id: is missing"},
     {ORGS(ORG(ORG_A, KEY(KEY_A, "sha256:abc"))),
-     "keys[0].hash: must be sha256: and 64 hexadecimal digits"},
+     "keys[0].hash: must be sha256: or hmac-sha256: and 64 hexadecimal "
+     "digits"},
     {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A "0"))), "keys[0].hash: must be"},
     {ORGS(ORG(ORG_A, KEY(KEY_A, "md5:" HEX64_A))), "keys[0].hash: must"},
     {ORGS(ORG(ORG_A, KEY(KEY_A, HEX64_A))), "keys[0].hash: must be"},
-    {ORGS(ORG(ORG_A, KEY(KEY_A, "hmac-sha256:" HEX64_A))),
-     "keys[0].hash: hmac-sha256: belongs to UsageKeySecret, which this "
-     "version doesn't support"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, "hmac-sha256:abc"))), "keys[0].hash: must"},
+    {ORGS(ORG(ORG_A, KEY(KEY_A, HMAC_A) "," KEY(KEY_B, HMAC_A))),
+     "keys[1].hash: is that of organizations[0].keys[0] too"},
+    {ONE_KEY("\"replaces\":\"it\""), "keys[0].replaces: must be a key's id"},
+    {ONE_KEY("\"replaces\":7"), "keys[0].replaces: must be a key's id"},
+    {ONE_KEY("\"rate\":5"), "keys[0].rate: must be a string or null"},
+    {ONE_KEY("\"rate\":\"5\""), "keys[0].rate: must be like 100/s"},
+    {ONE_KEY("\"rate\":\"5/s\\u0000\""), "rate: must be a string or null"},
+    {ONE_KEY("\"quota\":{\"a\":1}"), "keys[0].quota: must be a string"},
+    {ONE_KEY("\"quota\":\"5/s\""), "keys[0].quota: must be like 1000/hour"},
+    {ONE_KEY("\"networks\":\"10.0.0.0/8\""),
+     "keys[0].networks: must be an array of at least one string, or null"},
+    {ONE_KEY("\"networks\":[]"), "keys[0].networks: must be an array of at"},
+    {ONE_KEY("\"networks\":[null]"), "keys[0].networks[0]: must be a string"},
+    {ONE_KEY("\"networks\":[\"10.0.0.0/8\",\"10.0.0.0/33\"]"),
+     "keys[0].networks[1]: \"10.0.0.0/33\" is no network"},
+    {ONE_KEY("\"paths\":{}"), "keys[0].paths: must be an array"},
+    {ONE_KEY("\"paths\":[\"v1\"]"), "keys[0].paths[0]: "},
+    {ONE_KEY("\"methods\":[]"), "keys[0].methods: must be an array"},
+    {ONE_KEY("\"methods\":[\"GET\",\"A B\"]"), "keys[0].methods[1]: "},
+    {ONE_KEY("\"plan\":1"), "keys[0].plan: must be a string or null"},
+    {ONE_KEY("\"plan\":\"p\""), "keys[0].plan: there is no plan \"p\" in"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"plan\":\"p\"}"),
+     "organizations[0].plan: there is no plan \"p\" in plans"},
+    {PLANS("{\"q\":{}}", "{\"id\":\"" ORG_A "\",\"plan\":\"p\"}"),
+     "organizations[0].plan: there is no plan \"p\" in plans"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"rate\":\"x\"}"),
+     "organizations[0].rate: must be like"},
+    {ORGS("{\"id\":\"" ORG_A "\",\"methods\":[1]}"),
+     "organizations[0].methods[0]: must be a string"},
+    {PLANS("[]", ""), ": plans: must be an object"},
+    {PLANS("{\"p\":null}", ""), ": plans.p: must be an object"},
+    {PLANS("{\"p\":{\"rate\":\"x\"}}", ""), ": plans.p.rate: must be like"},
+    {PLANS("{\"p\":{\"paths\":[]}}", ""), ": plans.p.paths: must be an"},
+    {PLANS("{\"p\":{\"billable\":1}}", ""), ": plans.p.billable: must be"},
+    {PLANS("{\"\":{}}", ""), ": plans: \"\" is no name of a plan: letters"},
+    {PLANS("{\"a b\":{}}", ""), ": plans: \"a b\" is no name of a plan"},
+    {PLANS("{\".a\":{}}", ""), ": plans: \".a\" is no name of a plan"},
+    {PLANS("{\"é\":{}}", ""), ": plans: \"é\" is no name of a plan"},
+    {PLANS("{\"" NAME_64 "a\":{}}", ""), "is no name of a plan"},
     {ORGS(ORG(ORG_A, KEY(KEY_A, HASH_A)) "," ORG(
          ORG_B, KEY(KEY_B, HASH_B) "," KEY(KEY_A, HASH_B))),
      "organizations[1].keys[1].id: is that of organizations[0].keys[0]"},
@@ -245,6 +305,77 @@ static void test_keyfile_refuses_what_is_no_file(void **state)
     assert_int_equal(mkfifo(fifo, 0600), 0);
     refuses(fifo, APR_EINVAL, "is a pipe or device, not a file");
     refuses("/dev/zero", APR_EINVAL, "is a pipe or device, not a file");
+}
+
+/* A list of so many paths of 400 bytes each. */
+static struct json_object *long_list(int n)
+{
+    struct json_object *list = json_object_new_array();
+    char path[401];
+    int i;
+
+    for (i = 0; i < n; i++) {
+        memset(path, 'a' + i, sizeof path - 1);
+        path[0] = '/';
+        path[sizeof path - 1] = '\0';
+        json_object_array_add(list, json_object_new_string(path));
+    }
+    return list;
+}
+
+/* What no list is too long for alone, plan, organization and key are together,
+ * where they meet in a key. */
+static void test_keyfile_bounds_the_lists_of_a_key(void **state)
+{
+    struct json_object *doc = must_read(put(
+        "lists",
+        PLANS("{\"own\":{},\"of-org\":{}}",
+              "{\"id\":\"" ORG_A
+              "\",\"plan\":\"of-org\",\"keys\":[" KEY(KEY_A, HASH_A) "," MORE(
+                  KEY_B, HASH_B, "\"plan\":\"own\"") "]}")));
+    struct json_object *plans, *orgs, *org, *keys, *key, *plan;
+    const char *why = NULL;
+
+    json_object_object_get_ex(doc, "plans", &plans);
+    json_object_object_get_ex(doc, "organizations", &orgs);
+    org = json_object_array_get_idx(orgs, 0);
+    json_object_object_get_ex(org, "keys", &keys);
+    key = json_object_array_get_idx(keys, 1);
+    json_object_object_get_ex(plans, "own", &plan);
+    json_object_object_add(plan, "paths", long_list(4));
+    json_object_object_add(org, "paths", long_list(3));
+    json_object_object_add(key, "paths", long_list(2));
+    assert_int_equal(ue_keyfile_check("f", doc, &why, pool), APR_SUCCESS);
+    json_object_object_add(key, "paths", long_list(4));
+    assert_int_equal(ue_keyfile_check("f", doc, &why, pool), APR_EINVAL);
+    assert_int_equal(strncmp(why, "f: organizations[0].keys[1]: ", 29), 0);
+    /* the other's plan is the organization's */
+    json_object_object_del(key, "plan");
+    assert_int_equal(ue_keyfile_check("f", doc, &why, pool), APR_SUCCESS);
+    json_object_object_get_ex(plans, "of-org", &plan);
+    json_object_object_add(plan, "paths", long_list(8));
+    assert_int_equal(ue_keyfile_check("f", doc, &why, pool), APR_EINVAL);
+    assert_int_equal(strncmp(why, "f: organizations[0].keys[0]: ", 29), 0);
+    json_object_put(doc);
+}
+
+static void test_keyfile_hands_lists_out(void **state)
+{
+    struct json_object *o =
+        json_tokener_parse("{\"networks\":null,\"paths\":[\"/a\",\"/b/\"]}");
+    ue_access_lists_t lists;
+
+    assert_true(ue_keyfile_lists(o, &lists, pool));
+    assert_null(lists.networks);
+    assert_null(lists.methods);
+    assert_string_equal(lists.paths[0], "/a");
+    assert_string_equal(lists.paths[1], "/b/");
+    assert_null(lists.paths[2]);
+    json_object_object_del(o, "paths");
+    assert_false(ue_keyfile_lists(o, &lists, pool));
+    assert_false(ue_keyfile_lists(NULL, &lists, pool));
+    assert_null(lists.paths);
+    json_object_put(o);
 }
 
 /* Writing --------------------------------------------------------------- */
@@ -582,6 +713,8 @@ int main(void)
         cmocka_unit_test(test_keyfile_refuses_a_nul_and_what_follows_it),
         cmocka_unit_test(test_keyfile_bounds_depth_and_size),
         cmocka_unit_test(test_keyfile_refuses_what_is_no_file),
+        cmocka_unit_test(test_keyfile_bounds_the_lists_of_a_key),
+        cmocka_unit_test(test_keyfile_hands_lists_out),
         cmocka_unit_test(test_keyfile_keeps_unknown_members),
         cmocka_unit_test(test_keyfile_new_file_is_for_owner_and_group),
         cmocka_unit_test(test_keyfile_refuses_an_unknown_group),

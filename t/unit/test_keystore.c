@@ -56,15 +56,31 @@ static void replace(const char *path, const char *text)
     assert_int_equal(rename(fresh, path), 0);
 }
 
+static const char *entry_of(const char *id, const char *hash, const char *more)
+{
+    return apr_psprintf(pool, "{\"id\":\"%s\",\"hash\":\"%s\"%s%s}", id, hash,
+                        *more ? "," : "", more);
+}
+
 static const char *entry(const char *id, const char *key, const char *more)
 {
     char text[UE_APIKEY_HASH_TEXT + 1];
     ue_keyhash_t hash;
 
     ue_apikey_hash(key, strlen(key), &hash);
-    ue_apikey_hash_format(&hash, text);
-    return apr_psprintf(pool, "{\"id\":\"%s\",\"hash\":\"%s\"%s%s}", id, text,
-                        *more ? "," : "", more);
+    ue_apikey_hash_format(&hash, UE_HASH_SHA256, text);
+    return entry_of(id, text, more);
+}
+
+static const char *hmac_entry(const char *id, const char *key,
+                              const ue_keysecret_t *secret, const char *more)
+{
+    char text[UE_APIKEY_HASH_TEXT + 1];
+    ue_keyhash_t hash;
+
+    ue_apikey_hmac(key, strlen(key), secret, &hash);
+    ue_apikey_hash_format(&hash, UE_HASH_HMAC_SHA256, text);
+    return entry_of(id, text, more);
 }
 
 static const char *id_of(int n)
@@ -94,12 +110,14 @@ static const char *only(const char *key)
 
 /* Stores ---------------------------------------------------------------- */
 
+static ue_keystore_options_t options; /* for all that is opened */
+
 static ue_keystore_t *open_store(const char *path)
 {
     ue_keystore_t *store = NULL;
     const char *why = "";
     apr_status_t rv = ue_keystore_open(
-        &store, apr_pstrcat(pool, "file:", path, NULL), &why, pool);
+        &store, apr_pstrcat(pool, "file:", path, NULL), &options, &why, pool);
 
     if (rv) {
         print_error("%s\n", why);
@@ -113,7 +131,7 @@ static void refuses(const char *url, apr_status_t status, const char *part)
 {
     ue_keystore_t *store = (void *)&pool;
     const char *why = NULL;
-    apr_status_t rv = ue_keystore_open(&store, url, &why, pool);
+    apr_status_t rv = ue_keystore_open(&store, url, &options, &why, pool);
 
     if (rv != status || !why || !strstr(why, part)) {
         print_error("%s\nwant: %d %s\nhave: %d %s\n", url, status, part, rv,
@@ -124,18 +142,18 @@ static void refuses(const char *url, apr_status_t status, const char *part)
     assert_null(store);
 }
 
+/* What is asked for, where nothing is said about it. */
+static ue_asked_t asked = {NULL, "GET", "/v1/x", 5};
+
 /* As a decision does it: recall, and look up what can't be recalled. */
 static apr_status_t look_up(ue_keystore_t *store, const char *key,
                             ue_keyrecord_t *record, ue_keystore_result_t *how)
 {
-    apr_status_t rv = store->vtable->recall(store, key, strlen(key), record);
-
-    *how = UE_KEYSTORE_HIT;
-    if (rv == APR_NOTFOUND) {
-        rv = store->vtable->lookup(store, key, strlen(key), record);
-        *how = rv ? UE_KEYSTORE_UNKNOWN : UE_KEYSTORE_MISS;
+    *how = store->vtable->recall(store, key, strlen(key), &asked, record);
+    if (*how == UE_KEYSTORE_NONE) {
+        *how = store->vtable->lookup(store, key, strlen(key), &asked, record);
     }
-    return rv;
+    return *how == UE_KEYSTORE_UNKNOWN ? APR_NOTFOUND : APR_SUCCESS;
 }
 
 static void finds(ue_keystore_t *store, const char *key,
@@ -178,9 +196,10 @@ static void settle(ue_keystore_t *store)
 
 static void test_keystore_says_what_is_right(void **state)
 {
-    refuses("postgresql://me:secret@db/keys", APR_ENOTIMPL, "file:PATH");
-    refuses("postgres://db/keys", APR_ENOTIMPL, "not from PostgreSQL");
-    refuses("redis://x", APR_EINVAL, "file:PATH, like file:/etc/");
+    refuses("postgresql://me:secret@db:nonsense:1/%zz", APR_EINVAL,
+            "as libpq has it");
+    refuses("postgres://[db", APR_EINVAL, "as libpq has it");
+    refuses("redis://x", APR_EINVAL, "file:PATH or postgresql://..., like ");
     refuses("/etc/keys.json", APR_EINVAL, "file:PATH");
     refuses("file", APR_EINVAL, "file:PATH");
     refuses("f:/x", APR_EINVAL, "file:PATH");
@@ -200,37 +219,211 @@ static void test_keystore_refuses_a_missing_or_broken_file(void **state)
     refuses(url, APR_EINVAL, "organizations[0].keys[0].id: is missing");
 }
 
-/* A key that is limited somewhere must not be let in everywhere. */
-static void test_keystore_refuses_limits_it_cannot_keep(void **state)
+/* What may be shown of a URL. */
+static void test_keystore_name_holds_no_password(void **state)
 {
-    static const char *const names[] = {"networks", "paths", "methods"};
-    const char *path = file_in("limited");
-    const char *url = apr_pstrcat(pool, "file:", path, NULL);
+    static const char *const cases[][2] = {
+        {"file:/etc/x y.json", "file:/etc/x y.json"},
+        {"postgresql://me:hunter2@db.example.com:5433/usage?sslmode=require",
+         "postgresql://db.example.com:5433/usage"},
+        {"postgres://me:hunter2@db/usage", "postgresql://db/usage"},
+        {"postgresql://me:hunter2@db", "postgresql://db/"},
+        {"postgresql://me@a,b:1/usage?password=hunter2",
+         "postgresql://a,b:,1/usage"},
+        {"postgresql://?host=db&password=hunter2", "postgresql://db/"},
+        {"postgresql://", "postgresql:"},
+        {"postgresql:///usage", "postgresql:"},
+        {"postgresql://%2frun%2fhunter2/usage", "postgresql:"},
+        {"postgresql://db/a%40hunter2", "postgresql:"},
+        {"postgresql://db/usage?nonsense=hunter2", "postgresql:"},
+        {"postgresql:hunter2", "postgresql:"},
+        {"hunter2", "(no store)"},
+        {"", "(no store)"},
+    };
     size_t i;
 
-    for (i = 0; i < 3; i++) {
-        const char *member =
-            apr_psprintf(pool, "\"%s\":[]%s", names[i], i ? "" : ",\"x\":1");
-        const char *part = apr_psprintf(
-            pool, ".%s: this version doesn't know how to honour it", names[i]);
-        const char *good = entry(id_of(1), "k1", "");
-
-        put(path, file_of(apr_pstrcat(pool, good, ",",
-                                      entry(id_of(2), "k2", member), NULL)));
-        refuses(url, APR_EINVAL,
-                apr_pstrcat(pool, "organizations[0].keys[1]", part, NULL));
-        put(path, file_with("", apr_pstrcat(pool, ",", member, NULL), good));
-        refuses(url, APR_EINVAL,
-                apr_pstrcat(pool, "limited: organizations[0]", part, NULL));
-        put(path,
-            file_with(apr_psprintf(pool, ",\"plans\":{\"p\":{%s}}", member), "",
-                      good));
-        refuses(url, APR_EINVAL, apr_pstrcat(pool, "plans.p", part, NULL));
+    for (i = 0; i < UNIT_COUNT(cases); i++) {
+        assert_string_equal(ue_keystore_name(cases[i][0], pool), cases[i][1]);
     }
-    put(path, file_with(",\"plans\":{\"p\":{\"billable\":false}}", "", ""));
-    refuses(url, APR_EINVAL, "plans.p.billable: this version doesn't know");
-    put(path, file_with(",\"plans\":[]", "", ""));
-    refuses(url, APR_EINVAL, "plans: must be an object");
+}
+
+/* Where a key may be used: what a look-up of it says, twice, so that it is told
+ * from the cache, too. */
+static ue_access_t access_of(ue_keystore_t *store, const char *key,
+                             const char *method, const char *path)
+{
+    ue_asked_t before = asked;
+    ue_keystore_result_t how;
+    ue_keyrecord_t first, second;
+
+    asked.method = method;
+    asked.path = path;
+    asked.path_len = strlen(path);
+    assert_int_equal(look_up(store, key, &first, &how), APR_SUCCESS);
+    assert_int_equal(look_up(store, key, &second, &how), APR_SUCCESS);
+    assert_int_equal(how, UE_KEYSTORE_HIT);
+    assert_int_equal(first.access, second.access);
+    asked = before;
+    return (ue_access_t)first.access;
+}
+
+static void test_keystore_judges_by_plan_organization_and_key(void **state)
+{
+    const char *path = file_in("limited");
+    ue_keystore_t *store;
+
+    put(path,
+        file_with(
+            ",\"plans\":{\"reader\":{\"methods\":[\"GET\"]},"
+            "\"writer\":{\"methods\":[\"PUT\"]}}",
+            ",\"plan\":\"reader\",\"paths\":[\"/v1/\",\"/v2/\"]",
+            apr_pstrcat(pool, entry(id_of(1), "k1", ""), ",",
+                        entry(id_of(2), "k2", "\"plan\":\"writer\""), ",",
+                        entry(id_of(3), "k3", "\"paths\":[\"/v1/a\"]"), ",",
+                        entry(id_of(4), "k4", "\"networks\":[\"10.0.0.0/8\"]"),
+                        ",", entry(id_of(5), "k5", "\"plan\":null"), NULL)));
+    store = open_store(path);
+    assert_int_equal(access_of(store, "k1", "GET", "/v1/b"), UE_ACCESS_GRANTED);
+    assert_int_equal(access_of(store, "k1", "GET", "/v3/b"), UE_ACCESS_PATH);
+    assert_int_equal(access_of(store, "k1", "PUT", "/v1/b"), UE_ACCESS_METHOD);
+    /* its own plan, instead of its organization's */
+    assert_int_equal(access_of(store, "k2", "PUT", "/v1/b"), UE_ACCESS_GRANTED);
+    assert_int_equal(access_of(store, "k2", "GET", "/v1/b"), UE_ACCESS_METHOD);
+    assert_int_equal(access_of(store, "k3", "GET", "/v1/a"), UE_ACCESS_GRANTED);
+    assert_int_equal(access_of(store, "k3", "GET", "/v1/b"), UE_ACCESS_PATH);
+    assert_int_equal(access_of(store, "k4", "GET", "/v1/a"), UE_ACCESS_NETWORK);
+    assert_int_equal(access_of(store, "k5", "PUT", "/v1/a"), UE_ACCESS_METHOD);
+}
+
+/* A change of nothing but a list, within a moment of the file's clock. */
+static void test_keystore_takes_up_a_changed_list(void **state)
+{
+    const char *path = file_in("lists");
+    ue_keystore_t *store;
+    int i;
+
+    put(path, file_of(entry(id_of(1), "k1", "\"methods\":[\"GET\"]")));
+    store = open_store(path);
+    for (i = 0; i < 20; i++) {
+        put(path, file_of(entry(id_of(1), "k1",
+                                i % 2 ? "\"methods\":[\"GET\"]"
+                                      : "\"methods\":[\"PUT\"]")));
+        refresh(store);
+        assert_int_equal(access_of(store, "k1", "GET", "/"),
+                         i % 2 ? UE_ACCESS_GRANTED : UE_ACCESS_METHOD);
+    }
+}
+
+static void test_keystore_bills_by_the_plan_too(void **state)
+{
+    const char *path = file_in("free");
+    ue_keystore_result_t how;
+    ue_keystore_t *store;
+    ue_keyrecord_t r;
+
+    put(path, file_with(",\"plans\":{\"free\":{\"billable\":false},"
+                        "\"paid\":{}}",
+                        ",\"plan\":\"free\"",
+                        apr_pstrcat(pool, entry(id_of(1), "k1", ""), ",",
+                                    entry(id_of(2), "k2", "\"plan\":\"paid\""),
+                                    NULL)));
+    store = open_store(path);
+    assert_int_equal(look_up(store, "k1", &r, &how), APR_SUCCESS);
+    assert_int_equal(r.billable, 0);
+    assert_int_equal(look_up(store, "k2", &r, &how), APR_SUCCESS);
+    assert_int_equal(r.billable, 1);
+}
+
+/* Secrets --------------------------------------------------------------- */
+
+static const ue_keysecret_t *secret_of(char c)
+{
+    const char *path = file_in("secret"), *why = "";
+    const ue_keysecret_t *secret = NULL;
+    char text[41];
+
+    memset(text, c, 40);
+    text[40] = '\0';
+    put(path, text);
+    assert_int_equal(chmod(path, 0600), 0);
+    assert_int_equal(ue_keysecret_read(&secret, path, &why, pool), APR_SUCCESS);
+    return secret;
+}
+
+static void test_keystore_takes_both_kinds_with_a_secret(void **state)
+{
+    const char *path = file_in("kinds");
+    const ue_keysecret_t *secret = secret_of('s');
+    ue_keystore_t *store;
+
+    put(path, file_of(apr_pstrcat(
+                  pool, hmac_entry(id_of(1), "new", secret, ""), ",",
+                  entry(id_of(2), "old", ""), ",",
+                  hmac_entry(id_of(3), "other", secret_of('o'), ""), NULL)));
+    options.secret = secret;
+    store = open_store(path);
+    finds(store, "new", UE_KEYSTORE_MISS);
+    finds(store, "new", UE_KEYSTORE_HIT);
+    finds(store, "old", UE_KEYSTORE_MISS);
+    finds(store, "old", UE_KEYSTORE_HIT);
+    finds(store, "other", UE_KEYSTORE_UNKNOWN);
+}
+
+/* A hash of one kind is none of the other, though the bytes are the same. */
+static void test_keystore_tells_kinds_apart(void **state)
+{
+    const char *path = file_in("apart");
+    const ue_keysecret_t *secret = secret_of('s');
+    const char *hmac = hmac_entry(id_of(1), "k1", secret, "");
+
+    options.secret = secret;
+    put(path,
+        file_of(apr_pstrcat(pool, "{\"id\":\"", id_of(1), "\",\"hash\":\"",
+                            strstr(hmac, "sha256:"), NULL)));
+    finds(open_store(path), "k1", UE_KEYSTORE_UNKNOWN);
+}
+
+static void test_keystore_refuses_secret_hashes_without_a_secret(void **state)
+{
+    const char *path = file_in("secretless");
+    const char *url = apr_pstrcat(pool, "file:", path, NULL);
+    const char *hmac = hmac_entry(id_of(1), "k1", secret_of('s'), "");
+    ue_keystore_t *store;
+
+    put(path, file_of(hmac));
+    refuses(url, APR_EINVAL,
+            "secretless: organizations[0].keys[0].hash: was made under a "
+            "secret, and there is none: name it, such as UsageKeySecret file:");
+    /* also where it comes later, and then what was there before stays */
+    replace(path, only("k2"));
+    store = open_store(path);
+    replace(path, file_of(hmac));
+    assert_int_equal(refresh(store), APR_EINVAL);
+    assert_non_null(strstr(last_line, "UsageKeySecret"));
+    assert_true(knows(store, "k2"));
+}
+
+static void test_keystore_reload_brings_another_secret(void **state)
+{
+    const char *path = file_in("changed"), *why = "";
+    const ue_keysecret_t *a = secret_of('a'), *b = secret_of('b');
+    ue_keystore_t *store;
+
+    put(path, file_of(apr_pstrcat(pool, hmac_entry(id_of(1), "k1", a, ""), ",",
+                                  hmac_entry(id_of(2), "k2", b, ""), NULL)));
+    options.secret = a;
+    store = open_store(path);
+    assert_true(knows(store, "k1"));
+    assert_false(knows(store, "k2"));
+    options.secret = b;
+    assert_int_equal(store->vtable->reload(store, &options, &why, pool),
+                     APR_SUCCESS);
+    assert_false(knows(store, "k1"));
+    assert_true(knows(store, "k2"));
+    options.secret = NULL;
+    assert_int_equal(store->vtable->reload(store, &options, &why, pool),
+                     APR_EINVAL);
+    assert_non_null(strstr(why, "UsageKeySecret"));
 }
 
 static void test_keystore_takes_what_limits_nobody(void **state)
@@ -503,8 +696,8 @@ static void test_keystore_broken_file_keeps_the_old_keys(void **state)
     broken_by(store, path, "", "is empty");
     broken_by(store, path, file_of("{}"), "keys[0].id: is missing");
     broken_by(store, path,
-              file_of(entry(id_of(1), "k9", "\"networks\":[\"10.0.0.0/8\"]")),
-              "keys[0].networks: this version doesn't know");
+              file_of(entry(id_of(1), "k9", "\"networks\":[\"10.0.0.1/8\"]")),
+              "keys[0].networks[0]: \"10.0.0.1/8\" has bits set");
     assert_int_equal(notices, 0);
     replace(path, only("k2"));
     assert_int_equal(refresh(store), APR_SUCCESS);
@@ -575,14 +768,16 @@ static void test_keystore_reload_keeps_keys_if_it_fails(void **state)
     store = open_store(path);
     settle(store);
     replace(path, "{");
-    assert_int_equal(store->vtable->reload(store, &why, pool), APR_EINVAL);
+    assert_int_equal(store->vtable->reload(store, &options, &why, pool),
+                     APR_EINVAL);
     assert_non_null(strstr(why, "not JSON"));
     assert_true(knows(store, "k1"));
     /* whoever reloads has been told, so it isn't logged too */
     assert_int_equal(refresh(store), APR_EAGAIN);
     assert_int_equal(errors, 0);
     replace(path, only("k2"));
-    assert_int_equal(store->vtable->reload(store, &why, pool), APR_SUCCESS);
+    assert_int_equal(store->vtable->reload(store, &options, &why, pool),
+                     APR_SUCCESS);
     assert_false(knows(store, "k1"));
     assert_true(knows(store, "k2"));
 }
@@ -600,11 +795,13 @@ static void test_keystore_is_reopened_at_another_address(void **state)
     finds(store, "k1", UE_KEYSTORE_MISS);
     store->vtable = &gone;
     replace(path, only("k2"));
-    assert_int_equal(ue_keystore_reopen(store, url, &why, pool), APR_SUCCESS);
+    assert_int_equal(ue_keystore_reopen(store, url, &options, &why, pool),
+                     APR_SUCCESS);
     finds(store, "k2", UE_KEYSTORE_MISS);
     store->vtable = &gone;
     replace(path, "{");
-    assert_int_equal(ue_keystore_reopen(store, url, &why, pool), APR_EINVAL);
+    assert_int_equal(ue_keystore_reopen(store, url, &options, &why, pool),
+                     APR_EINVAL);
     assert_non_null(strstr(why, "not JSON"));
     finds(store, "k2", UE_KEYSTORE_HIT);
 }
@@ -727,6 +924,7 @@ static int begin(void **state)
     const char *tmp = getenv("TMPDIR");
 
     notices = errors = 0;
+    memset(&options, 0, sizeof options);
     snprintf(dir, sizeof dir, "%s/ue-keystore-XXXXXX", tmp ? tmp : "/tmp");
     if (apr_pool_create(&pool, NULL) || !mkdtemp(dir)) {
         return -1;
@@ -750,7 +948,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_keystore_says_what_is_right),
         TEST(test_keystore_refuses_a_missing_or_broken_file),
-        TEST(test_keystore_refuses_limits_it_cannot_keep),
+        TEST(test_keystore_name_holds_no_password),
+        TEST(test_keystore_judges_by_plan_organization_and_key),
+        TEST(test_keystore_takes_up_a_changed_list),
+        TEST(test_keystore_bills_by_the_plan_too),
+        TEST(test_keystore_takes_both_kinds_with_a_secret),
+        TEST(test_keystore_tells_kinds_apart),
+        TEST(test_keystore_refuses_secret_hashes_without_a_secret),
+        TEST(test_keystore_reload_brings_another_secret),
         TEST(test_keystore_takes_what_limits_nobody),
         TEST(test_keystore_gives_the_record),
         TEST(test_keystore_organization_that_is_not_billed),

@@ -5,6 +5,7 @@ A request is planned before it is sent: Planned(method, path, key, body), with
 what must come of it. So a test can hold events against what was sent.
 """
 import collections
+import json
 import signal
 import subprocess
 import threading
@@ -170,3 +171,44 @@ class H2Loop:
     def answered(self):
         return sum(1 for run in self.runs for _, status, _ in run.seen
                    if status == self.plan[0].status)
+
+
+class Paced:
+    """wrk at a steady rate (requests a second), each with another key: of a
+    list, in turn, or made up, of which there is never one twice: new is what
+    they begin with. stop() gives its account: {"status": {200: n, …}, "p50":
+    microseconds, "p99", "max", "failed"}."""
+
+    def __init__(self, gw, keys=(), new=None, rate=0, path="/local/hello.txt",
+                 threads=1, connections=16, seconds=600):
+        source = f"new:{new}"
+        if new is None:
+            source = secret_file("paced-keys")
+            source.write_text("\n".join(keys) + "\n")
+        self.proc = subprocess.Popen(
+            [tool("wrk"), "-t", str(threads), "-c", str(connections),
+             "-d", f"{seconds}s", "--timeout", "20s",
+             "-s", LUA.with_name("paced.lua"), gw.url, "--",
+             str(rate / threads), path, source],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.account = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.stop()
+
+    def stop(self):
+        """Ends it, or waits for an end that comes by itself: wait()."""
+        return self.wait(signal.SIGINT)
+
+    def wait(self, sig=0, timeout=60):
+        if self.account is None:
+            self.proc.send_signal(sig)
+            text = self.proc.communicate(timeout=timeout)[0]
+            assert self.proc.returncode == 0, text
+            self.account = json.loads(text.splitlines()[-1])
+            self.account["status"] = {
+                int(k): n for k, n in self.account["status"].items()}
+        return self.account
