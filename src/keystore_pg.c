@@ -514,6 +514,9 @@ static ue_pg_child_t *make_child(ue_pgstore_t *store, ue_seat_t *seat,
     c->deferred.last = &c->deferred.first;
     c->budget = UE_PG_BURST;
     c->down_at = c->earned_at = ue_monotonic();
+    if (atomic_load(&store->shared->told) == UE_PG_TOLD_DOWN) {
+        c->down_at -= UE_PG_PATIENCE; /* others have waited for it already */
+    }
     pthread_mutex_init(&c->lock, NULL);
     for (i = 0; i < UE_PG_FLIGHTS; i++) {
         pthread_cond_init(&c->flights[i].done, NULL);

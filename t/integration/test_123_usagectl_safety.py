@@ -353,8 +353,9 @@ def test_a_refusal_of_the_database_is_told(postgres):
     store.db.psql("REVOKE INSERT ON plans FROM owner; "
                   "REVOKE UPDATE ON api_keys FROM owner")
     store.refused("plan", "create", "gold",
-                  says="the database refused it: permission denied for table "
-                       "plans")
+                  says="the database refused it: user owner has no right to "
+                       "(permission denied for table plans); usagectl works "
+                       "as the tables' owner")
     store.refused("key", "revoke", old,
                   says="permission denied for table api_keys")
 
