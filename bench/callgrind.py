@@ -42,6 +42,7 @@ def measure(bench, flavour, requests, functions=()):
             "valgrind", "--tool=callgrind", "--separate-threads=yes",
             f"--callgrind-out-file={out}",
             *(f"--toggle-collect={f}" for f in functions)]) as (port, _):
+        bench.settled()
         bench.load(port, requests, 1)
     if flavour in COUNTED and bench.stored != requests:
         raise SystemExit(f"bench: {bench.stored} events of {requests}")

@@ -201,6 +201,17 @@ class Database:
              str(self.port), "-U", "postgres"], input=text, env=self.env,
             check=True, capture_output=True, text=True).stdout.strip()
 
+    def wait_listening(self):
+        """Until a gateway has made its connection, which is work of its own
+        (SCRAM hashes 4,096 times)."""
+        for _ in range(600):
+            if self.sql("SELECT count(*) FROM pg_stat_activity WHERE "
+                        "application_name = 'mod_usage_events' "
+                        "AND state = 'idle'") != "0":
+                return
+            time.sleep(0.1)
+        raise SystemExit("bench: no gateway has come to the database")
+
 
 class Bench:
     """A directory with a backend and a key; start() gives a server."""
@@ -213,6 +224,7 @@ class Bench:
         self.stored = 0
         self.env = dict(os.environ)  # of what is started
         self.conf = ""               # more directives
+        self.settled = lambda: None  # waits until there is no work at start
         if os.getuid() == 0:
             owner = pwd.getpwnam("www-data")
             os.chown(self.dir, owner.pw_uid, owner.pw_gid)
