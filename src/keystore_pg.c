@@ -325,7 +325,7 @@ static ue_keystore_result_t pg_lookup(ue_keystore_t *base, const char *key,
                                       ue_keyrecord_t *record)
 {
     ue_pgstore_t *store = (ue_pgstore_t *)base;
-    apr_time_t until = ue_monotonic() + UE_PG_PATIENCE;
+    apr_time_t began = ue_monotonic(), until;
     ue_keystore_result_t result = UE_KEYSTORE_NONE;
     presented_t k = {.key = key, .len = len, .since = ue_pg_now_ms()};
     ue_keyrecord_t fresh;
@@ -339,6 +339,7 @@ static ue_keystore_result_t pg_lookup(ue_keystore_t *base, const char *key,
             return looks && result == UE_KEYSTORE_HIT ? UE_KEYSTORE_MISS
                                                       : result;
         }
+        until = began + (k.may_serve_stale ? UE_PG_STALLED : UE_PG_PATIENCE);
         result = store->child ? fly(store->child, &k, until, asked, &fresh)
                               : UE_KEYSTORE_FAILED;
         if (result != UE_KEYSTORE_NONE) {

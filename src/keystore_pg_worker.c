@@ -99,9 +99,9 @@ static void land_all(ue_pg_child_t *c)
 }
 
 /** @return whether there is something to doubt */
-static int doubt(ue_pg_child_t *c, const ue_keyhash_t *hash)
+static int doubt(ue_pg_child_t *c, const ue_keyhash_t *hash, apr_time_t when)
 {
-    c->doubted_at = ms(ue_monotonic());
+    c->doubted_at = ms(when);
     if (!hash) {
         c->walking = 1;
         c->cursor = 0;
@@ -112,10 +112,13 @@ static int doubt(ue_pg_child_t *c, const ue_keyhash_t *hash)
 static void come_up(void *baton)
 {
     ue_pg_child_t *c = baton;
+    /* Before we look for others: what one asks who comes up meanwhile is of
+     * later. */
+    apr_time_t now = ue_monotonic();
 
     count(c, UE_M_KEYSTORE_CONNECTS);
     if (c->was_up || !others_listen(c)) {
-        doubt(c, NULL);
+        doubt(c, NULL, now);
     }
     c->was_up = 1;
     say_up(c, 1);
@@ -204,12 +207,12 @@ static void take_change(void *baton, const char *payload)
     count(c, UE_M_KEYSTORE_NOTIFICATIONS);
     /* What can't be read may have been anything. */
     if (!read_hash(&hash, payload)) {
-        doubt(c, NULL);
+        doubt(c, NULL, ue_monotonic());
         return;
     }
     overtake(c, &hash);
     /* A key that nobody knows here is nobody's business. */
-    if (doubt(c, &hash)) {
+    if (doubt(c, &hash, ue_monotonic())) {
         ue_pg_ask_again(c, &hash);
     }
 }
