@@ -288,7 +288,9 @@ static void fill_batch(ue_pg_child_t *c, const ue_keyhash_t *doubted,
     for (i = 0; i < c->batch_count; i++) {
         c->batch[i]->state = UE_FLIGHT_SENT;
     }
-    c->budget--;
+    /* A walk may have found nothing; only after a refusal is nothing asked. */
+    c->is_asking = c->batch_count > 0 || c->is_refused;
+    c->budget -= c->is_asking;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -362,8 +364,10 @@ static void ask(ue_pg_child_t *c, apr_time_t now)
     ue_keyhash_t doubted[UE_PG_WALK];
 
     fill_batch(c, doubted, walk(c, doubted, UE_PG_WALK));
+    if (!c->is_asking) {
+        return;
+    }
     write_array(c);
-    c->is_asking = 1;
     c->sent_at = ms(now);
     count(c, UE_M_KEYSTORE_QUERIES);
     ue_pg_ask(c->pg, ue_pg_query, 1, values, now);
