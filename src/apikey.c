@@ -9,7 +9,6 @@
 
 #include <apr_strings.h>
 
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
@@ -210,14 +209,6 @@ apr_status_t ue_keysecret_read(const ue_keysecret_t **secret, const char *path,
 out:
     explicit_bzero(room, sizeof(room));
     return rv;
-}
-
-int ue_keysecret_same(const ue_keysecret_t *a, const ue_keysecret_t *b)
-{
-    if (!a || !b) {
-        return a == b;
-    }
-    return a->len == b->len && CRYPTO_memcmp(a->b, b->b, a->len) == 0;
 }
 
 void ue_apikey_hash(const char *key, size_t len, ue_keyhash_t *hash)

@@ -68,9 +68,6 @@ typedef struct ue_keysecret_t ue_keysecret_t;
 apr_status_t ue_keysecret_read(const ue_keysecret_t **secret, const char *path,
                                const char **why, apr_pool_t *p);
 
-/** Are two secrets the same? NULL is only the same as NULL. */
-int ue_keysecret_same(const ue_keysecret_t *a, const ue_keysecret_t *b);
-
 /** SHA-256 of the whole key. */
 void ue_apikey_hash(const char *key, size_t len, ue_keyhash_t *hash);
 

@@ -67,7 +67,7 @@ static void add_entry(ue_keysnapshot_t *s, const ue_keyentry_t *entry)
 }
 
 /* The cell that holds a key, or the free one that could. */
-static ue_keycell_t *find_cell(const ue_keysnapshot_t *s, const uint64_t sip[2])
+static ue_keyseen_t *find_cell(const ue_keysnapshot_t *s, const uint64_t sip[2])
 {
     uint32_t i = (uint32_t)sip[0] & s->cache_mask;
 
@@ -89,7 +89,7 @@ const ue_keyentry_t *ue_keysnapshot_recall(const ue_keysnapshot_t *s,
 void ue_keysnapshot_remember(ue_keysnapshot_t *s, const uint64_t sip[2],
                              const ue_keyentry_t *entry)
 {
-    ue_keycell_t *cell = find_cell(s, sip);
+    ue_keyseen_t *cell = find_cell(s, sip);
 
     cell->sip[0] = sip[0];
     cell->sip[1] = sip[1];

@@ -40,7 +40,7 @@ typedef struct {
 typedef struct {
     uint64_t sip[2];
     uint32_t entry; /**< its number plus one; 0: the cell is free */
-} ue_keycell_t;
+} ue_keyseen_t;
 
 /** Open only so that its layout is a constant. */
 typedef struct {
@@ -51,13 +51,13 @@ typedef struct {
     uint32_t mask;   /**< of index */
     uint32_t *index; /**< by hash: an entry's number plus one */
     uint32_t cache_mask;
-    ue_keycell_t *cache;
+    ue_keyseen_t *cache;
 } ue_keysnapshot_t;
 
 /** Tells one layout of its memory from another. */
 #define UE_KEYSNAPSHOT_LAYOUT                                 \
     (sizeof(ue_keysnapshot_t) * 7 + sizeof(ue_keyentry_t) * 3 \
-     + sizeof(ue_keycell_t))
+     + sizeof(ue_keyseen_t))
 
 /**
  * Make one from a document that ue_keyfile_read() took.

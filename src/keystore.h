@@ -67,8 +67,7 @@ typedef struct {
 typedef struct ue_keystore_t ue_keystore_t;
 
 typedef struct {
-    const char *scheme; /**< as in "file:PATH" */
-    size_t layout;      /**< tells one layout of its memory from another */
+    size_t layout; /**< tells one layout of its memory from another */
 
     /**
      * Open a store. @locality parent, before the fork

@@ -345,7 +345,6 @@ static ue_keystore_result_t filestore_lookup(ue_keystore_t *base,
 }
 
 const ue_keystore_vtable_t ue_keystore_file = {
-    .scheme = "file",
     .layout = sizeof(filestore_t) * 31 + UE_KEYSNAPSHOT_LAYOUT,
     .open = filestore_open,
     .reload = filestore_reload,

@@ -167,6 +167,15 @@ static void hash_presented(const ue_pgstore_t *store, const presented_t *k,
     }
 }
 
+/** Wake the thread for a flight in a line. Behind others it is known to have
+ * work, and a flood would wake it thousands of times in vain. */
+static void wake_for(const ue_pg_child_t *c, const ue_flight_t *f)
+{
+    if (f == c->queued.first || f == c->deferred.first) {
+        ue_pg_wake(c);
+    }
+}
+
 /** Find the flight of a presented key, or begin it. @locks lock is held */
 static ue_flight_t *board(ue_pg_child_t *c, const presented_t *k,
                           const ue_keyhash_t *hash, const ue_keyhash_t *plain)
@@ -199,7 +208,7 @@ static ue_flight_t *board(ue_pg_child_t *c, const presented_t *k,
         f->state = UE_FLIGHT_DEFERRED;
         ue_line_append(&c->deferred, f);
     }
-    ue_pg_wake(c);
+    wake_for(c, f);
     return f;
 }
 
@@ -378,7 +387,7 @@ static void refresh_ahead(ue_pgstore_t *store, const ue_keytag_t *tag,
         if (ue_keycache_claim(store->cache, &hash, ue_pg_now_ms(),
                               UE_PG_CLAIM)) {
             ue_flight_queue(c, f);
-            ue_pg_wake(c);
+            wake_for(c, f);
         }
         else {
             ue_flight_land(c, f, UE_ANSWER_NONE);
@@ -442,8 +451,8 @@ static apr_status_t map_cache(ue_pgstore_t *store, uint32_t size)
 }
 
 /** Take options up. A cache of another size, or of keys that were hashed under
- * another secret, is no use any more. (It stays mapped: children of before the
- * restart have it, and who restarts that often has other worries.) */
+ * another secret, is of no use any more. It stays mapped, since children of
+ * before the restart have it. */
 static apr_status_t set_options(ue_pgstore_t *store,
                                 const ue_keystore_options_t *options)
 {
@@ -562,7 +571,6 @@ static int pg_stop(ue_keystore_t *base)
 }
 
 const ue_keystore_vtable_t ue_keystore_pg = {
-    .scheme = "postgresql",
     .layout = sizeof(ue_pgstore_t) * 31 + sizeof(ue_pg_shared_t),
     .open = pg_open,
     .reload = pg_reload,

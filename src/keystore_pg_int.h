@@ -21,9 +21,9 @@
  * that has just started has many keys to look up, and they are good ones.
  *
  * Requests wait at most UE_PG_PATIENCE, those whose key can be served stale
- * UE_PG_STALLED. When the budget is used up, no more
- * than a quarter of a child's threads wait for keys that nobody waits for yet,
- * and none when an answer is late. The others are told at once that the key
+ * UE_PG_STALLED. For different keys no more than three quarters of a child's
+ * threads wait while there is budget, a quarter when it is used up, and none
+ * when an answer is late. The others are told at once that the key
  * can't be checked; it is looked up nevertheless, and found at the next
  * attempt.
  *

@@ -22,6 +22,7 @@ gateway asked at once, and load whose every answer is known.
     load.check()                            # each was answered by 200
 """
 import collections
+import contextlib
 import hashlib
 import hmac
 import json
@@ -237,32 +238,45 @@ def served_by(gw, conns):
     return [found.get(c.sock.getsockname()[1]) for c in conns]
 
 
+def wait_connected(gw):
+    """Until all children are connected, and none doubts what it finds."""
+    poll(lambda: gw.metrics()["usage_keystore_connected"] == gw.count, 20,
+         what="children to be connected")
+
+
 class Everywhere:
     """Kept-alive connections to each child of a gateway, or of several: a
-    connection stays with the child that accepted it."""
+    connection stays with the child that accepted it. httpd ends such ones when
+    all threads of the child are busy; then there is another to that child."""
 
     def __init__(self, *gws, each=2, target=TARGET):
         self.gws, self.target = gws, target
-        self.conns = []
+        self.conns, self.homes = [], []  # of the same connections
         for gw in gws:
-            self._connect(gw, each)
+            poll(lambda gw=gw: len(gw.children()) >= gw.count, 10,
+                 what="all children")
+            for conn, pid in self._connect(gw, dict.fromkeys(gw.children(),
+                                                             each)):
+                self.conns.append(conn)
+                self.homes.append((gw, pid))
 
-    def _connect(self, gw, each):
-        poll(lambda: len(gw.children()) >= gw.count, 10, what="all children")
-        wanted = {pid: each for pid in gw.children()}
+    @staticmethod
+    def _connect(gw, wanted):
+        """So many connections to each child."""
+        wanted, found = dict(wanted), []
         for _ in range(40):
-            conns = [Conn(gw.port) for _ in range(4 * each)]
+            conns = [Conn(gw.port) for _ in range(8)]
             for conn in conns:  # all at once, or one child may take them all
                 conn.send(render("GET", TARGET))
             assert {conn.answer().status for conn in conns} == {401}
             for conn, pid in zip(conns, served_by(gw, conns)):
                 if wanted.get(pid):
                     wanted[pid] -= 1
-                    self.conns.append(conn)
+                    found.append((conn, pid))
                 else:
                     conn.close()
             if not any(wanted.values()):
-                return
+                return found
         raise AssertionError(f"children that accept nothing: {wanted}")
 
     def __enter__(self):
@@ -272,12 +286,24 @@ class Everywhere:
         for conn in self.conns:
             conn.close()
 
+    def _answer(self, n, request, method):
+        try:
+            return self.conns[n].answer(method)
+        except (Closed, ConnectionError):
+            gw, pid = self.homes[n]
+            self.conns[n].close()
+            [(self.conns[n], _)] = self._connect(gw, {pid: 1})
+            self.conns[n].send(request)
+            return self.conns[n].answer(method)
+
     def answers(self, key, target=None, method="GET"):
         """What each says to a key, all of them at the same time."""
+        request = render(method, target or self.target, {"X-API-Key": key})
         for conn in self.conns:
-            conn.send(render(method, target or self.target,
-                             {"X-API-Key": key}))
-        return [conn.answer(method) for conn in self.conns]
+            with contextlib.suppress(ConnectionError):  # seen at the answer
+                conn.send(request)
+        return [self._answer(n, request, method)
+                for n in range(len(self.conns))]
 
     def ask(self, key, target=None, method="GET"):
         """The statuses of these."""

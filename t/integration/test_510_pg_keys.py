@@ -133,6 +133,34 @@ def test_a_key_of_all_three_must_be_let_in_by_all(keys, gw):
     assert gw.request("POST", "/local/hello.txt", key=key).status == 403
 
 
+def test_lists_that_cannot_be_read_let_nobody_in(keys, gw):
+    """Somebody has written to the table by hand."""
+    key, key_id, _ = gw.key()
+    gw.start()
+    keys.sql("UPDATE api_keys SET networks = '{everywhere}' "
+             f"WHERE id = '{key_id}'")
+    for _ in range(2):
+        is_problem(local(gw, key), 403, "not-allowed")
+    [line] = [s for s in gw.error_log().splitlines() if "UE0112" in s]
+    assert key_id in line and "everywhere" in line
+    keys.sql(f"UPDATE api_keys SET networks = NULL WHERE id = '{key_id}'")
+    poll(lambda: local(gw, key).status == 200, SECOND)
+
+
+def test_a_schema_of_its_own(postgres, gateway):
+    keys = Keys(postgres.new_database(schema=False))
+    keys.db.psql("CREATE SCHEMA metering AUTHORIZATION owner")
+    path = {"options": "-csearch_path=metering"}
+    gw = gateway(**{**keys.to(), "key_store": keys.url(**path),
+                    "ctl_store": keys.db.url("owner", **path)})
+    gw.ctl("init-db")
+    key, key_id, _ = gw.key()
+    gw.start()
+    assert local(gw, key).status == 200
+    gw.ctl("key", "revoke", key_id)
+    poll(lambda: local(gw, key).status == 401, SECOND)
+
+
 @pytest.mark.parametrize("whose", ["plan", "organization", "key"])
 def test_not_billable(keys, gw, whose):
     keys.sql("INSERT INTO plans (name) VALUES ('trial')")

@@ -15,7 +15,7 @@ import pytest
 from clients.load import Paced
 from harness import make_key, poll, register_secret
 from pg_helpers import (Everywhere, PgProxy, Steady, at_once, key_metrics,
-                        local, warm)
+                        local, wait_connected, warm)
 
 FAULTS = bool(os.environ.get("UE_FAULTS"))
 CHILDREN = 4
@@ -141,6 +141,9 @@ def test_unknown_keys_push_no_known_one_out(keys, gateway, proxy):
     gw = gateway(**keys.to(proxy, conf="UsageKeyCache size=100\n"))
     known = keys.insert(100)
     gw.start()
+    # The first child to connect doubts what it finds, as does one that comes up
+    # at the same time.
+    wait_connected(gw)
     warm(gw, known)
     with Paced(gw, new=flood_prefix(), rate=1000, connections=64,
                seconds=2) as flood:

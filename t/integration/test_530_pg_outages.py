@@ -523,3 +523,22 @@ def test_questions_that_wait_for_a_lock(keys, gateway):
     poll(lambda: local(gw, known[0]).status == 401, BACK)
     assert all(local(gw, key).status == 200 for key in known[1:])
     keys.wait_connections(CHILDREN)
+
+
+def test_frozen_while_nothing_is_asked(scene):
+    """It is found out without a request that waits for it: a connection that
+    has been idle for ten seconds is tried."""
+    s = scene(children=1)
+    s.gw.start()
+    warm(s.gw, s.cached[:1])
+    s.server.pause()
+    try:
+        time.sleep(10.8)
+        for key in s.next_fresh(4):
+            begin = time.monotonic()
+            assert local(s.gw, key).status == 503
+            assert time.monotonic() - begin < 0.6
+    finally:
+        s.server.resume()
+    [key] = s.next_fresh()
+    poll(lambda: local(s.gw, key).status == 200, BACK)

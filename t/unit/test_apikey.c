@@ -415,6 +415,18 @@ static int end(void **state)
 
 #define SECRET_TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
 
+static int is_same_secret(const ue_keysecret_t *a, const ue_keysecret_t *b)
+{
+    ue_keyhash_t of_a, of_b;
+
+    if (!a || !b) {
+        return a == b;
+    }
+    ue_apikey_hmac("text", 4, a, &of_a);
+    ue_apikey_hmac("text", 4, b, &of_b);
+    return memcmp(&of_a, &of_b, sizeof(of_a)) == 0;
+}
+
 static const ue_keysecret_t *read_secret(const void *bytes, size_t len,
                                          mode_t mode, const char **why)
 {
@@ -494,7 +506,7 @@ static void test_apikey_secret_is_a_file_of_32_to_4096_bytes(void **state)
         ended = read_secret(bytes, lens[i] + 1, 0640, &why);
         bytes[lens[i]] = 'S';
         assert_int_equal(ended != NULL, right);
-        assert_true(ue_keysecret_same(plain, ended));
+        assert_true(is_same_secret(plain, ended));
     }
     /* one line feed, and nothing else */
     memset(bytes, '\n', 33);
@@ -531,7 +543,7 @@ static void test_apikey_secret_is_no_secret_if_all_can_read_it(void **state)
     assert_int_equal(ue_keysecret_read(&secret, "/", &why, pool), APR_EINVAL);
 }
 
-static void test_apikey_secrets_are_the_same_or_not(void **state)
+static void test_apikey_hashes_differ_by_secret(void **state)
 {
     char bytes[64];
     const ue_keysecret_t *a, *b, *other, *longer;
@@ -543,12 +555,9 @@ static void test_apikey_secrets_are_the_same_or_not(void **state)
     longer = read_secret(bytes, 41, 0600, &why);
     bytes[39] ^= 1;
     other = read_secret(bytes, 40, 0600, &why);
-    assert_true(ue_keysecret_same(a, b));
-    assert_true(ue_keysecret_same(NULL, NULL));
-    assert_false(ue_keysecret_same(a, NULL));
-    assert_false(ue_keysecret_same(NULL, a));
-    assert_false(ue_keysecret_same(a, longer));
-    assert_false(ue_keysecret_same(a, other));
+    assert_true(is_same_secret(a, b));
+    assert_false(is_same_secret(a, longer));
+    assert_false(is_same_secret(a, other));
 }
 
 /* ---- what may be shown ---- */
@@ -703,7 +712,7 @@ static const struct CMUnitTest tests[] = {
     SECRET_TEST(test_apikey_hmac_known_answers),
     SECRET_TEST(test_apikey_secret_is_a_file_of_32_to_4096_bytes),
     SECRET_TEST(test_apikey_secret_is_no_secret_if_all_can_read_it),
-    SECRET_TEST(test_apikey_secrets_are_the_same_or_not),
+    SECRET_TEST(test_apikey_hashes_differ_by_secret),
     cmocka_unit_test(test_apikey_prefix_shows_twelve_characters_of_long_keys),
     cmocka_unit_test(test_apikey_prefix_shows_nothing_of_short_keys),
     cmocka_unit_test(test_apikey_is_found_in_a_request),

@@ -110,8 +110,8 @@ static ue_keystore_result_t fake_lookup(ue_keystore_t *store, const char *key,
     return find(fake, key, len, what, record);
 }
 
-static const ue_keystore_vtable_t fake_vtable = {
-    .scheme = "fake", .recall = fake_recall, .lookup = fake_lookup};
+static const ue_keystore_vtable_t fake_vtable = {.recall = fake_recall,
+                                                 .lookup = fake_lookup};
 
 static fake_t fake;
 static ue_decision_t decision;
