@@ -355,7 +355,9 @@ class Steady:
     """Requests at a steady rate (a second), with keys in turn. Each client has
     a connection for some requests, then another; one that httpd closes, as in
     a restart, is made anew and the request sent again. seen: an Answered for
-    each."""
+    each. cut: requests that were not answered, but for those on a connection
+    that was used before: httpd ends such ones when all threads of a child are
+    busy, perhaps just when the next request is sent."""
 
     def __init__(self, gw, keys, rate=200, clients=8, connection=16,
                  timeout=20):
@@ -373,24 +375,24 @@ class Steady:
             n = 0
             while not self.ended.is_set():
                 with Conn(self.gw.port, timeout=self.timeout) as conn:
-                    for _ in range(self.connection):
+                    for used in range(self.connection):
                         late = start + self.period * n - time.monotonic()
                         if self.ended.wait(max(0, late)):
                             return
-                        if not self._one(conn, number + n * 7):
+                        if not self._one(conn, number + n * 7, used > 0):
                             break
                         n += 1
         except Exception as e:
             self.wrong.append(e)
 
-    def _one(self, conn, n):
+    def _one(self, conn, n, is_used):
         key = self.keys[n % len(self.keys)]
         begin = time.monotonic()
         try:
             conn.send(render("GET", TARGET, {"X-API-Key": key}))
             answer = conn.answer()
         except (Closed, ConnectionError):
-            self.cut += 1
+            self.cut += not is_used
             return False
         now = time.monotonic()
         self.seen.append(Answered(now, answer.status, now - begin, key))

@@ -80,8 +80,8 @@ def unconfirmed(kafka, gw, topic):
     """Written, and then the line is cut before Kafka can say so."""
     kafka.proxy("stall-back")
     yield 2
-    assert kafka.count(topic) \
-        > gw.metrics()["usage_events_delivered_total"] + 100
+    # Counted in this order: what is delivered meanwhile can't make it true.
+    assert kafka.count(topic) > gw.metrics()["usage_events_delivered_total"]
     kafka.proxy("refuse")
     yield 1
     kafka.proxy("pass")

@@ -237,6 +237,7 @@ def test_an_outage(scene, outage):
     s.gw.start()
     warm(s.gw, s.cached)
     s.keys.wait_connections(CHILDREN)
+    children = set(s.gw.children())
     with Steady(s.gw, s.cached[5:]) as load, Everywhere(s.gw) as all_:
         begun = outage(s)
         next(begun)
@@ -264,6 +265,7 @@ def test_an_outage(scene, outage):
         print(f"revoked {took:.2f} s after")
     load.check(longest=DEADLINE, least=100 * SECONDS)
     assert not load.cut
+    assert set(s.gw.children()) == children
     no_thread_hangs(s)
     ends_well(s)
 
