@@ -36,13 +36,14 @@ ALL_CFLAGS = -std=gnu11 -fPIC $(CFLAGS) $(WARN) $(APR_FLAGS) $(PG_FLAGS) \
 
 # Everything that needs no httpd: one library, for the module, usagectl, the
 # unit tests and the fuzzers. A backend is in the list or it is not built.
-LIB_NAMES  = access apikey crc32c decision endpoint event journal kafka \
-             kafka_conf kafka_ledger kafka_option keycache keycache_write \
-             keyfile keyfile_check keyfile_time keyfile_write keysnapshot \
-             keystore keystore_file keystore_pg keystore_pg_answer \
-             keystore_pg_worker ledger log metrics pg producer producer_lanes \
-             producer_spool producer_streams producer_worker rate sink_file \
-             sink_kafka siphash slot spool thread uuid
+LIB_NAMES  = access apikey crc32c decision endpoint event gcra journal \
+             kafka kafka_conf kafka_ledger kafka_option keycache \
+             keycache_write keyfile keyfile_check keyfile_time keyfile_write \
+             keysnapshot keystore keystore_file keystore_pg \
+             keystore_pg_answer keystore_pg_worker ledger log metrics \
+             pg producer producer_lanes producer_spool producer_streams \
+             producer_worker rate shared sink_file sink_kafka siphash slot \
+             spool subjects thread uuid
 LIB_OBJS   = $(LIB_NAMES:%=$(B)/%.o)
 LIB        = $(B)/libusage_events.a
 GLUE       = mod_usage_events.c src/config.c src/directives.c src/hooks.c \

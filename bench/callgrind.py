@@ -12,7 +12,7 @@ FEW, MANY = 500, 2000
 HOT_PATH = ("ue_hook_post_read_request", "ue_hook_log_transaction")
 KINDS = ("request", "worker", "librdkafka", "keys")
 # Flavours whose events can be counted.
-COUNTED = ("usage", "kafka", "spool", "database")
+COUNTED = ("usage", "limit", "kafka", "spool", "database")
 
 
 def totals(pattern):

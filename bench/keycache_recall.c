@@ -1,14 +1,14 @@
 /* Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors. */
 
 /**
- * keycache_recall KEYS LOOKUPS [NETWORK]
+ * keycache_recall KEYS LOOKUPS [NETWORK|- [RATE]]
  *
  * What it costs to recall a key from the cache of a database's keys: SipHash of
  * the presented key, then the look-up. KEYS are put in, and LOOKUPS of them are
  * looked up at random; with NETWORK, clients are restricted to that one, and
- * come from 192.0.2.1. Prints nanoseconds a look-up, the bytes in memory that
- * the cache took for a key, its access block included, and nanoseconds of
- * putting one in.
+ * come from 192.0.2.1; with RATE, each key has it. Prints nanoseconds a
+ * look-up, the bytes in memory that the cache took for a key, what lies in
+ * chunks included, and nanoseconds of putting one in.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +22,7 @@
 #define BATCH 1024 /* keys that are made before they are looked up */
 
 static ue_keycache_t *cache;
+static ue_rate_t rate;
 static ue_asked_t asked = {.method = "GET", .path = "/v1", .path_len = 3};
 static char keys[BATCH][UE_APIKEY_LEN + 1];
 
@@ -51,7 +52,7 @@ static void make_key(char *key, uint64_t n)
 static void put(uint64_t n, const uint8_t *block, size_t len)
 {
     uint64_t state = n;
-    ue_keyrecord_t record = {.billable = 1};
+    ue_keyrecord_t record = {.billable = 1, .of_key = {.rate = rate}};
     ue_keyhash_t hash;
     ue_keytag_t tag;
     int i;
@@ -78,7 +79,8 @@ static __attribute__((noinline)) int recall(const char *key)
     ue_keycache_tag(cache, key, UE_APIKEY_LEN, &tag);
     return ue_keycache_get(cache, &tag, &asked, &record, &age)
                == UE_KEYCACHE_FOUND
-           && record.access == UE_ACCESS_GRANTED;
+           && record.access == UE_ACCESS_GRANTED
+           && record.of_key.rate.count == rate.count;
 }
 
 static double look_up(uint64_t count, uint64_t lookups)
@@ -153,7 +155,10 @@ int main(int argc, char **argv)
     count = strtoull(argv[1], NULL, 10);
     lookups = strtoull(argv[2], NULL, 10);
     apr_pool_create(&p, NULL);
-    len = restrict_to(argc > 3 ? argv[3] : NULL, block, p);
+    len = restrict_to(argc > 3 && *argv[3] != '-' ? argv[3] : NULL, block, p);
+    if (argc > 4 && ue_rate_parse(&rate, argv[4]) != APR_SUCCESS) {
+        return 2;
+    }
     if (ue_keycache_create(&cache, (uint32_t)count, p)) {
         return 1;
     }

@@ -1,13 +1,14 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
-"""The servers that are measured: httpd in front of nginx, on loopback, in five
+"""The servers that are measured: httpd in front of nginx, on loopback, in six
 flavours that differ in one thing each.
 
 bare    mod_proxy alone
 log     the same and one CustomLog line in the combined format
 usage   the same and mod_usage_events, defaults, a key found in its cache, and
         an event file
-kafka   the same with Kafka in place of the file: librdkafka's mock broker, in a
-        process of its own
+limit   the same as usage, with a rate limit that is never reached
+kafka   the same as usage with Kafka in place of the file: librdkafka's mock
+        broker, in a process of its own
 spool   the same as kafka, with UsageSpool
 
 and one that needs a Database:
@@ -30,7 +31,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 HTTPD = os.environ.get("HTTPD", "/usr/sbin/apache2")
 MODULES = os.environ.get("UE_HTTPD_MODULES", "/usr/lib/apache2/modules")
 MODULE = REPO / ".libs/mod_usage_events.so"
-FLAVOURS = ("bare", "log", "usage", "kafka", "spool")
+FLAVOURS = ("bare", "log", "usage", "limit", "kafka", "spool")
 TOPIC = "usage-events"
 PARTITIONS = 12
 PATH = "/v1/charges/latest"
@@ -69,6 +70,9 @@ UsageKeyStore file:{dir}/keys.json
 # The URL holds a password: it is told by the environment.
 FILE = """
 UsageEventFile {dir}/events.jsonl
+"""
+LIMIT = """
+UsageRateLimit 1000000/s by=org
 """
 KAFKA = """
 UsageKafkaBrokers {brokers}
@@ -265,6 +269,7 @@ class Bench:
             values["user"] = "User www-data\nGroup www-data"
         conf = CONF.format(**values)
         conf += {"bare": "", "log": LOG, "usage": USAGE + KEY_FILE + FILE,
+                 "limit": USAGE + KEY_FILE + FILE + LIMIT,
                  "kafka": USAGE + KEY_FILE + KAFKA,
                  "spool": USAGE + KEY_FILE + KAFKA + SPOOL,
                  "database": USAGE + FILE}[flavour].format(**values) + self.conf
@@ -272,6 +277,7 @@ class Bench:
         path = self.dir / f"{flavour}.conf"
         path.write_text(conf)
         old = {"log": "access.log", "usage": "events.jsonl",
+               "limit": "events.jsonl",
                "database": "events.jsonl"}.get(flavour)
         # Whoever runs this one may be another user.
         for name in (old, f"{flavour}.pid", "error.log"):
@@ -313,7 +319,7 @@ class Bench:
         if mock:
             with mock:
                 return mock.stored()
-        if flavour in ("usage", "database"):
+        if flavour in ("usage", "limit", "database"):
             with open(self.dir / "events.jsonl", "rb") as f:
                 return sum(1 for _ in f)
         return 0

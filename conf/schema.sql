@@ -425,6 +425,50 @@ COMMENT ON COLUMN usage_gateway_keys.access IS
 
 INSERT INTO usage_schema_version (version) VALUES (1);
 
+-- version 2: rates and quotas reach gateways
+
+-- A plan that the key itself has counts the requests of this key. Its
+-- organization's counts those of all its keys that have none themselves.
+CREATE OR REPLACE VIEW usage_gateway_keys AS
+SELECT k.hash,
+       k.id AS api_key_id,
+       k.organization_id,
+       (extract(epoch FROM k.expires) * 1000000)::bigint AS expires,
+       k.revoked IS NOT NULL AS revoked,
+       k.billable AND o.billable AND coalesce(p.billable, true) AS billable,
+       CASE WHEN num_nonnulls(p.networks, p.paths, p.methods,
+                              o.networks, o.paths, o.methods,
+                              k.networks, k.paths, k.methods) > 0
+            THEN json_build_array(
+                json_build_object('networks', p.networks, 'paths', p.paths,
+                                  'methods', p.methods),
+                json_build_object('networks', o.networks, 'paths', o.paths,
+                                  'methods', o.methods),
+                json_build_object('networks', k.networks, 'paths', k.paths,
+                                  'methods', k.methods))
+       END AS access,
+       CASE WHEN num_nonnulls(p.rate, p.quota, o.rate, o.quota,
+                              k.rate, k.quota) > 0
+            THEN json_build_object(
+                'key', json_build_object(
+                    'rate', coalesce(k.rate, CASE WHEN k.plan IS NOT NULL
+                                                  THEN p.rate END),
+                    'quota', coalesce(k.quota, CASE WHEN k.plan IS NOT NULL
+                                                    THEN p.quota END)),
+                'org', json_build_object(
+                    'rate', coalesce(o.rate, CASE WHEN k.plan IS NULL
+                                                  THEN p.rate END),
+                    'quota', coalesce(o.quota, CASE WHEN k.plan IS NULL
+                                                    THEN p.quota END)))
+       END AS limits
+FROM api_keys k
+    JOIN organizations o ON o.id = k.organization_id
+    LEFT JOIN plans p ON p.name = coalesce(k.plan, o.plan);
+COMMENT ON COLUMN usage_gateway_keys.limits IS
+    'Rate and quota of the key, and of its organization; NULL: there are none';
+
+INSERT INTO usage_schema_version (version) VALUES (2);
+
 -- always: who may read
 
 -- Who may not make roles, or isn't the owner, leaves this to somebody who may.

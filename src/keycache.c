@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 #define SIZE_MAX_KEYS (UINT32_C(1) << 26)
-/* Enough for one block, however few keys there are. */
-#define CHUNKS_MIN (2 * (UE_ACCESS_MAX / UE_CHUNK_BYTES + 1))
+/* Enough for the most that one key may need, and its successor beside it,
+ * however few keys there are. */
+#define CHUNKS_MIN (2 * (UE_KEYCACHE_BLOCK_MAX / UE_CHUNK_BYTES + 1))
 /* How often what changes meanwhile is read again. A writer is in a cell for
  * some thirty stores, unless it is held up or dead. */
 #define TRIES 32
@@ -26,7 +27,7 @@ size_t ue_keycache_layout(void)
 {
     return sizeof(ue_keycache_t) * 31 + sizeof(ue_keyshared_t) * 7
            + sizeof(ue_keycell_t) + sizeof(ue_keyset_t) * 5 + UE_KEYCACHE_CLAIMS
-           + UE_KEYCACHE_DOUBTS;
+           + UE_KEYCACHE_DOUBTS + UE_LIMITS_BYTES * 3 + UE_CELL_LEN_SHIFT;
 }
 
 uint32_t ue_keycache_size(const ue_keycache_t *c)
@@ -65,21 +66,6 @@ static size_t place(ue_keycache_t *c, char *memory)
     return at;
 }
 
-static apr_status_t make_mutex(pthread_mutex_t *mutex)
-{
-    pthread_mutexattr_t attr;
-    int rv = pthread_mutexattr_init(&attr);
-
-    if (rv) {
-        return rv;
-    }
-    rv = pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
-    rv = rv ? rv : pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
-    rv = rv ? rv : pthread_mutex_init(mutex, &attr);
-    pthread_mutexattr_destroy(&attr);
-    return rv;
-}
-
 apr_status_t ue_keycache_create(ue_keycache_t **cache, uint32_t size,
                                 apr_pool_t *p)
 {
@@ -100,13 +86,12 @@ apr_status_t ue_keycache_create(ue_keycache_t **cache, uint32_t size,
     if (rv) {
         return rv;
     }
-    memory = mmap(NULL, place(c, NULL), PROT_READ | PROT_WRITE,
-                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        return APR_FROM_OS_ERROR(apr_get_os_error());
+    rv = ue_shared_map(&memory, place(c, NULL));
+    if (rv) {
+        return rv;
     }
     place(c, memory);
-    rv = make_mutex(&c->shared->mutex);
+    rv = ue_shared_mutex(&c->shared->mutex);
     if (rv) {
         munmap(memory, place(c, NULL));
         return rv;
@@ -185,20 +170,57 @@ static inline void copy_record(const ue_keycell_t *cell, uint32_t bits,
     r->revoked = !!(bits & UE_CELL_REVOKED);
     r->billable = !!(bits & UE_CELL_BILLABLE);
     r->access = UE_ACCESS_GRANTED;
+    memset(&r->of_key, 0, sizeof(r->of_key));
+    memset(&r->of_org, 0, sizeof(r->of_org));
 }
 
-/* Judge by a copy of the block: the original may be another key's by now. */
-static __attribute__((noinline)) int judge(const ue_keycache_t *c,
-                                           const ue_keycell_t *cell,
-                                           uint32_t seq, size_t len,
-                                           const ue_asked_t *asked,
-                                           uint8_t *access)
+static void unpack_rate(uint64_t word, ue_rate_t *rate)
 {
-    uint8_t block[UE_ACCESS_MAX + UE_CHUNK_BYTES];
-    uint64_t number = UE_LOAD(cell->words[UE_CELL_CHUNK]);
-    size_t at;
+    static const uint32_t seconds[] = {1, 60, 3600, 3600};
 
-    if (len > UE_ACCESS_MAX) {
+    rate->count = (uint32_t)(word & UE_LIMITS_COUNT_MASK);
+    rate->burst =
+        (uint32_t)(word >> UE_LIMITS_COUNT_BITS & UE_LIMITS_COUNT_MASK);
+    rate->period =
+        rate->count
+            ? apr_time_from_sec(seconds[word >> 2 * UE_LIMITS_COUNT_BITS & 3])
+            : 0;
+}
+
+static void unpack_quota(uint32_t word, ue_quota_t *quota)
+{
+    uint32_t period = word >> UE_LIMITS_COUNT_BITS;
+
+    quota->count = (uint32_t)(word & UE_LIMITS_COUNT_MASK);
+    quota->period =
+        period < UE_QUOTA_MONTH ? (ue_quotaperiod_t)period : UE_QUOTA_MONTH;
+}
+
+static void unpack_limits(const uint8_t *from, ue_keyrecord_t *r)
+{
+    uint64_t words[UE_LIMITS_WORDS];
+
+    memcpy(words, from, sizeof(words));
+    unpack_rate(words[UE_LIMITS_KEY_RATE], &r->of_key.rate);
+    unpack_rate(words[UE_LIMITS_ORG_RATE], &r->of_org.rate);
+    unpack_quota((uint32_t)words[UE_LIMITS_QUOTAS], &r->of_key.quota);
+    unpack_quota((uint32_t)(words[UE_LIMITS_QUOTAS] >> 32), &r->of_org.quota);
+}
+
+/* Read what is in its chunks, and judge by it, from a copy: the original may be
+ * another key's by now. @return 0 where it changed meanwhile */
+static __attribute__((noinline)) int read_chunks(const ue_keycache_t *c,
+                                                 const ue_keycell_t *cell,
+                                                 uint32_t seq, uint32_t bits,
+                                                 const ue_asked_t *asked,
+                                                 ue_keyrecord_t *r)
+{
+    uint8_t block[UE_KEYCACHE_BLOCK_MAX + UE_CHUNK_BYTES];
+    size_t limits = bits & UE_CELL_LIMITED ? UE_LIMITS_BYTES : 0;
+    size_t len = bits >> UE_CELL_LEN_SHIFT, at;
+    uint64_t number = UE_LOAD(cell->words[UE_CELL_CHUNK]);
+
+    if (len < limits || len - limits > UE_ACCESS_MAX) {
         return 0;
     }
     for (at = 0; at < len; at += UE_CHUNK_BYTES) {
@@ -211,7 +233,10 @@ static __attribute__((noinline)) int judge(const ue_keycache_t *c,
     if (!is_whole(cell, seq)) {
         return 0;
     }
-    *access = (uint8_t)ue_access_judge(block, len, asked);
+    if (limits) {
+        unpack_limits(block, r);
+    }
+    r->access = (uint8_t)ue_access_judge(block + limits, len - limits, asked);
     return 1;
 }
 
@@ -242,11 +267,11 @@ static inline int read_cell(ue_keycache_t *c, const ue_keycell_t *cell,
                             ue_keyrecord_t *record, ue_keyage_t *age)
 {
     uint32_t bits = UE_LOAD(cell->bits);
-    size_t len = bits >> UE_CELL_LEN_SHIFT;
 
     copy_record(cell, bits, record);
     read_age(c, cell, bits, age);
-    return len ? judge(c, cell, seq, len, asked, &record->access)
+    return bits >> UE_CELL_LEN_SHIFT
+               ? read_chunks(c, cell, seq, bits, asked, record)
                : is_whole(cell, seq);
 }
 
@@ -358,7 +383,7 @@ uint32_t ue_keycache_older(ue_keycache_t *c, uint32_t *cursor, uint64_t before,
         c->older_of = c->older_of < c->size ? c->older_of : c->size;
         /* Processes that were forked one after the other begin far apart
          * (Knuth's multiplicative hash). */
-        c->older_from = ue_keycache_scale(
+        c->older_from = ue_shared_scale(
             (uint32_t)getpid() * UINT32_C(2654435769), c->older_of);
     }
     while (*cursor < c->older_of && found < max) {

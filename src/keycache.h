@@ -24,8 +24,9 @@
  * A cell is found by 128 bits of SipHash-2-4 of the presented key, under a
  * random key that is drawn when the memory is mapped; and by the hash that is
  * stored in the database, for when the database says that it has changed. What
- * restricts a key (access.h) lies beside the cells in blocks of
- * UE_KEYCACHE_CHUNK bytes.
+ * few keys have lies beside the cells, in chunks of UE_KEYCACHE_CHUNK bytes:
+ * how much a key and its organization may do (rate.h), and where it may be used
+ * (access.h).
  *
  * Found keys and unknown ones are two tables. When the first is full, a key
  * that was not used lately makes room (CLOCK, one bit a cell); the second is
@@ -48,9 +49,9 @@
 #include "apikey.h"
 #include "keystore.h"
 
-#define UE_KEYCACHE_CHUNK 64 /**< bytes of access blocks */
+#define UE_KEYCACHE_CHUNK 64 /**< bytes */
 
-/** Bytes of memory that a key takes beside what restricts it, indexes and
+/** Bytes of memory that a key takes beside what lies in chunks, indexes and
  * all. */
 size_t ue_keycache_bytes_a_key(void);
 

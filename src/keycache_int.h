@@ -16,12 +16,20 @@
  *
  * Cells and chunks are named by their number plus one, so that the 0 of fresh
  * memory is none. A page is only there once something in it is used.
+ *
+ * In a cell's chunks are, one behind the other, its limits, packed, and what
+ * ue_access_compile() made; either may lack. A count, or a burst, is at most
+ * UE_RATE_MAX and takes 30 bits; the name of a period takes two:
+ *
+ *   UE_LIMITS_KEY_RATE  of_key's rate: count, burst above it, period above that
+ *   UE_LIMITS_ORG_RATE  of_org's
+ *   UE_LIMITS_QUOTAS    of_key's quota: count, period above it; of_org's in the
+ *                       upper half of the word
  */
 #include <assert.h>
-#include <pthread.h>
-#include <stdatomic.h>
 
 #include "keycache.h"
+#include "shared.h"
 #include "siphash.h"
 
 #define UE_KEYCACHE_SETS 4096 /**< of unknown keys */
@@ -43,11 +51,28 @@ enum {
     UE_CELL_WORDS = UE_CELL_HASH + 4
 };
 
-/* The bits of a cell; above them the length of its block. */
+/* The bits of a cell; above them the length of what is in its chunks. */
 #define UE_CELL_REVOKED 1
 #define UE_CELL_BILLABLE 2
 #define UE_CELL_DOUBTED 4
-#define UE_CELL_LEN_SHIFT 3
+#define UE_CELL_LIMITED 8 /* the limits are there */
+#define UE_CELL_LEN_SHIFT 4
+
+/* The words of the limits. */
+enum {
+    UE_LIMITS_KEY_RATE,
+    UE_LIMITS_ORG_RATE,
+    UE_LIMITS_QUOTAS,
+    UE_LIMITS_WORDS
+};
+
+#define UE_LIMITS_COUNT_BITS 30
+#define UE_LIMITS_COUNT_MASK ((UINT64_C(1) << UE_LIMITS_COUNT_BITS) - 1)
+#define UE_LIMITS_BYTES (UE_LIMITS_WORDS * sizeof(uint64_t))
+static_assert(UE_RATE_MAX <= UE_LIMITS_COUNT_MASK, "a count has no room");
+
+/* The most that a cell's chunks hold. */
+#define UE_KEYCACHE_BLOCK_MAX (UE_LIMITS_BYTES + UE_ACCESS_MAX)
 
 typedef struct {
     _Atomic uint32_t seq; /* odd: holds a key */
@@ -64,13 +89,11 @@ typedef struct {
 
 static_assert(sizeof(ue_keycell_t) == 192, "three cache lines");
 static_assert(sizeof(ue_keycell_t) + UE_KEYCACHE_INDEX <= 200, "too large");
-static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
-              "a lock of the atomics would belong to one process");
 
 #define UE_CHUNK_WORDS (UE_KEYCACHE_CHUNK / sizeof(uint64_t) - 1)
 #define UE_CHUNK_BYTES (UE_CHUNK_WORDS * sizeof(uint64_t))
 
-/** A part of a block. */
+/** A part of what few keys have. */
 typedef struct {
     _Atomic uint64_t next; /* plus one; also of a free one */
     _Atomic uint64_t words[UE_CHUNK_WORDS];
@@ -119,18 +142,10 @@ struct ue_keycache_t {
     int is_impatient; /* the lock wasn't to be had; of the key thread */
 };
 
-#define UE_LOAD(from) atomic_load_explicit(&(from), memory_order_acquire)
-#define UE_STORE(to, x) atomic_store_explicit(&(to), x, memory_order_release)
-
-static inline uint32_t ue_keycache_scale(uint32_t x, uint32_t n)
-{
-    return (uint32_t)((uint64_t)x * n >> 32);
-}
-
 static inline _Atomic uint32_t *ue_keycache_tag_bucket(const ue_keycache_t *c,
                                                        const uint64_t sip[2])
 {
-    return &c->by_tag[ue_keycache_scale((uint32_t)(sip[0] >> 32), c->size)];
+    return &c->by_tag[ue_shared_scale((uint32_t)(sip[0] >> 32), c->size)];
 }
 
 static inline ue_keyset_t *ue_keycache_set(const ue_keycache_t *c,

@@ -120,8 +120,8 @@ static uint32_t number_of(const ue_keycache_t *c, const ue_keycell_t *cell)
 static _Atomic uint32_t *hash_bucket(const ue_keycache_t *c,
                                      const uint64_t hash[4])
 {
-    return &c->by_hash[ue_keycache_scale((uint32_t)(hash[0] >> 32),
-                                         UE_KEYCACHE_BY_HASH(c->size))];
+    return &c->by_hash[ue_shared_scale((uint32_t)(hash[0] >> 32),
+                                       UE_KEYCACHE_BY_HASH(c->size))];
 }
 
 static void hash_words(uint64_t to[4], const ue_keyhash_t *hash)
@@ -506,15 +506,55 @@ static void write_record(ue_keycell_t *cell, const ue_keyrecord_t *r)
     store_words(cell, UE_CELL_TEXTS, texts, sizeof(texts) / sizeof(uint64_t));
 }
 
+static uint64_t pack_rate(const ue_rate_t *rate)
+{
+    uint64_t period = rate->period > apr_time_from_sec(60)  ? 2
+                      : rate->period > apr_time_from_sec(1) ? 1
+                                                            : 0;
+
+    return rate->count | (uint64_t)rate->burst << UE_LIMITS_COUNT_BITS
+           | period << 2 * UE_LIMITS_COUNT_BITS;
+}
+
+static uint64_t pack_quota(const ue_quota_t *quota)
+{
+    return quota->count | (uint64_t)quota->period << UE_LIMITS_COUNT_BITS;
+}
+
+/* @return bytes; 0 where neither key nor organization is limited */
+static size_t pack_limits(const ue_keyrecord_t *r, uint8_t *to)
+{
+    const ue_allowance_t *key = &r->of_key, *org = &r->of_org;
+    uint64_t words[UE_LIMITS_WORDS];
+
+    if (!(key->rate.count | key->quota.count | org->rate.count
+          | org->quota.count)) {
+        return 0;
+    }
+    words[UE_LIMITS_KEY_RATE] = pack_rate(&key->rate);
+    words[UE_LIMITS_ORG_RATE] = pack_rate(&org->rate);
+    words[UE_LIMITS_QUOTAS] =
+        pack_quota(&key->quota) | pack_quota(&org->quota) << 32;
+    memcpy(to, words, sizeof(words));
+    return sizeof(words);
+}
+
 /* What is the same for each answer of a key. Nobody can read the cell while it
- * is written, so the block is there before, and the old one goes afterwards. */
+ * is written, so its chunks are there before, and the old ones go afterwards.
+ */
 static void write_answer(ue_keycache_t *c, ue_keycell_t *cell,
-                         const ue_keyrecord_t *r, const uint8_t *block,
+                         const ue_keyrecord_t *r, const uint8_t *access,
                          size_t len, uint64_t checked, int doubted)
 {
     uint64_t old = UE_LOAD(cell->words[UE_CELL_CHUNK]), first;
     uint32_t old_chunks = chunks_of(cell);
+    uint8_t block[UE_KEYCACHE_BLOCK_MAX];
+    size_t limits = pack_limits(r, block);
 
+    if (len > 0) {
+        memcpy(block + limits, access, len);
+    }
+    len += limits;
     while (chunks_left(c) < chunks_for(len)) {
         evict(c, cell);
     }
@@ -526,6 +566,7 @@ static void write_answer(ue_keycache_t *c, ue_keycell_t *cell,
     UE_STORE(cell->bits, (uint32_t)len << UE_CELL_LEN_SHIFT
                              | (r->revoked ? UE_CELL_REVOKED : 0)
                              | (r->billable ? UE_CELL_BILLABLE : 0)
+                             | (limits ? UE_CELL_LIMITED : 0)
                              | (doubted ? UE_CELL_DOUBTED : 0));
     end_write(cell);
     free_chunks(c, old, old_chunks);

@@ -11,6 +11,7 @@
 #include <openssl/crypto.h>
 
 #include "keyfile.h"
+#include "rate.h"
 
 /* The table ------------------------------------------------------------ */
 
@@ -184,6 +185,40 @@ static apr_status_t read_access(const build_t *b, const place_t *at,
     return APR_SUCCESS;
 }
 
+/* One's own, or else its plan's, each by itself.
+ * @param plan NULL: it has none that counts for it */
+static apr_status_t read_allowance(const build_t *b, const place_t *at,
+                                   struct json_object *own,
+                                   struct json_object *plan, ue_allowance_t *to)
+{
+    struct json_object *rate = member(own, "rate");
+    struct json_object *quota = member(own, "quota");
+
+    rate = rate || !plan ? rate : member(plan, "rate");
+    quota = quota || !plan ? quota : member(plan, "quota");
+    if (rate && ue_rate_parse(&to->rate, json_object_get_string(rate))) {
+        return fault(b, at, ": a rate must be " UE_RATE_SYNTAX);
+    }
+    if (quota && ue_quota_parse(&to->quota, json_object_get_string(quota))) {
+        return fault(b, at, ": a quota must be " UE_QUOTA_SYNTAX);
+    }
+    return APR_SUCCESS;
+}
+
+/* A plan that the key itself has counts its requests, any other those of its
+ * whole organization. */
+static apr_status_t read_limits(const build_t *b, const place_t *at,
+                                ue_keyrecord_t *r)
+{
+    int is_own = member(at->key, "plan") != NULL;
+    apr_status_t rv =
+        read_allowance(b, at, at->key, is_own ? at->plan : NULL, &r->of_key);
+
+    return rv ? rv
+              : read_allowance(b, at, at->org, is_own ? NULL : at->plan,
+                               &r->of_org);
+}
+
 static void read_id(struct json_object *o, ue_uuid_t *id, char *text)
 {
     const char *s = json_object_get_string(member(o, "id"));
@@ -196,6 +231,7 @@ static apr_status_t read_key(const build_t *b, place_t *at, ue_keyentry_t *e)
 {
     struct json_object *expires = member(at->key, "expires");
     ue_keyrecord_t *r = &e->record;
+    apr_status_t rv;
 
     at->plan = find_plan(b, at);
     memset(e, 0, sizeof *e);
@@ -219,7 +255,8 @@ static apr_status_t read_key(const build_t *b, place_t *at, ue_keyentry_t *e)
     r->revoked = member(at->key, "revoked") != NULL;
     r->billable =
         is_billable(at->org) && is_billable(at->key) && is_billable(at->plan);
-    return read_access(b, at, e);
+    rv = read_limits(b, at, r);
+    return rv ? rv : read_access(b, at, e);
 }
 
 static uint32_t count_keys(struct json_object *orgs)
@@ -334,12 +371,21 @@ void ue_keysnapshot_destroy(ue_keysnapshot_t *s)
     apr_pool_destroy(s->pool);
 }
 
+static int same_allowance(const ue_allowance_t *a, const ue_allowance_t *b)
+{
+    return a->rate.count == b->rate.count && a->rate.period == b->rate.period
+           && a->rate.burst == b->rate.burst && a->quota.count == b->quota.count
+           && a->quota.period == b->quota.period;
+}
+
 static int same_record(const ue_keyrecord_t *a, const ue_keyrecord_t *b)
 {
     return ue_uuid_equal(&a->organization_id, &b->organization_id)
            && ue_uuid_equal(&a->api_key_id, &b->api_key_id)
            && a->expires == b->expires && a->revoked == b->revoked
-           && a->billable == b->billable;
+           && a->billable == b->billable
+           && same_allowance(&a->of_key, &b->of_key)
+           && same_allowance(&a->of_org, &b->of_org);
 }
 
 static int same_entry(const ue_keyentry_t *a, const ue_keyentry_t *b)

@@ -26,6 +26,7 @@
 #include "access.h"
 #include "apikey.h"
 #include "metrics.h"
+#include "rate.h"
 #include "uuid.h"
 
 /** Who a key stands for: what a decision needs, and no more. */
@@ -38,6 +39,13 @@ typedef struct {
     uint8_t revoked;
     uint8_t billable; /**< key, organization and plan all are */
     uint8_t access;   /**< ue_access_t: may it be used for what was asked? */
+    /** The key's own rate and quota, else those of a plan that the key itself
+     * has. They count this key's requests. */
+    ue_allowance_t of_key;
+    /** The organization's own, else those of its plan, unless the key has a
+     * plan itself, which then stands in its place. They count the requests of
+     * all keys of the organization. */
+    ue_allowance_t of_org;
 } ue_keyrecord_t;
 
 /** How a look-up went. */

@@ -13,6 +13,7 @@
 #include <json-c/json.h>
 
 #include "log.h"
+#include "rate.h"
 #include "thread.h"
 
 #define COMPLAIN_EVERY apr_time_from_sec(10)
@@ -22,8 +23,17 @@
 
 const char ue_pg_query[] =
     "SELECT hash, api_key_id, organization_id, expires, revoked, billable, "
-    "access FROM usage_gateway_keys WHERE hash = ANY ($1::text[])";
-enum { HASH, API_KEY_ID, ORGANIZATION_ID, EXPIRES, REVOKED, BILLABLE, ACCESS };
+    "access, limits FROM usage_gateway_keys WHERE hash = ANY ($1::text[])";
+enum {
+    HASH,
+    API_KEY_ID,
+    ORGANIZATION_ID,
+    EXPIRES,
+    REVOKED,
+    BILLABLE,
+    ACCESS,
+    LIMITS
+};
 
 void ue_pg_land(ue_pg_child_t *c, ue_flight_t *f, ue_answer_t answer)
 {
@@ -103,9 +113,63 @@ static apr_status_t read_lists(ue_flight_t *f, const char *text,
     return rv;
 }
 
-/** A key that nobody can tell where it may be used may be used nowhere. */
+/** A member as text; NULL: it lacks, or is null. What is no text is told by
+ * whoever reads it. */
+static const char *member_text(struct json_object *o, const char *name)
+{
+    struct json_object *v = NULL;
+
+    return json_object_object_get_ex(o, name, &v) && v
+               ? json_object_get_string(v)
+               : NULL;
+}
+
+/** @return NULL, or why it can't be read */
+static const char *read_allowance(ue_allowance_t *to,
+                                  struct json_object *limits, const char *whose,
+                                  apr_pool_t *p)
+{
+    struct json_object *of = NULL;
+    const char *rate, *quota;
+
+    if (!json_object_object_get_ex(limits, whose, &of) || !of) {
+        return NULL;
+    }
+    if (!json_object_is_type(of, json_type_object)) {
+        return apr_psprintf(p, "limits: %s is no object", whose);
+    }
+    rate = member_text(of, "rate");
+    quota = member_text(of, "quota");
+    if (rate && ue_rate_parse(&to->rate, rate) != APR_SUCCESS) {
+        return apr_psprintf(p, "limits: %s.rate must be " UE_RATE_SYNTAX,
+                            whose);
+    }
+    return !quota || ue_quota_parse(&to->quota, quota) == APR_SUCCESS
+               ? NULL
+               : apr_psprintf(p, "limits: %s.quota must be " UE_QUOTA_SYNTAX,
+                              whose);
+}
+
+/** Read how much a key and its organization may do. */
+static apr_status_t read_limits(ue_keyrecord_t *r, const char *text,
+                                const char **why, apr_pool_t *p)
+{
+    struct json_object *limits = json_tokener_parse(text);
+
+    *why = "what the view gives for limits is no object";
+    if (json_object_is_type(limits, json_type_object)) {
+        *why = read_allowance(&r->of_key, limits, "key", p);
+        *why = *why ? *why : read_allowance(&r->of_org, limits, "org", p);
+    }
+    json_object_put(limits);
+    return *why ? APR_EINVAL : APR_SUCCESS;
+}
+
+/** A key that nobody can tell what it may be used for may be used for nothing.
+ */
 static void shut(ue_flight_t *f)
 {
+    free(f->block);
     f->block = malloc(1);
     f->block_len = 1;
     if (f->block) {
@@ -114,14 +178,22 @@ static void shut(ue_flight_t *f)
     f->record.revoked |= !f->block;
 }
 
-static void read_access(ue_pg_child_t *c, ue_flight_t *f, const char *text)
+/** Read what few keys have; NULL: this one hasn't. */
+static void read_bearing(ue_pg_child_t *c, ue_flight_t *f, const char *access,
+                         const char *limits)
 {
     static ue_log_limit_t limit;
     const char *why = NULL;
     uint32_t held;
 
+    if (!access && !limits) {
+        return;
+    }
     apr_pool_clear(c->scratch);
-    if (read_lists(f, text, &why, c->scratch) == APR_SUCCESS) {
+    if ((!access || read_lists(f, access, &why, c->scratch) == APR_SUCCESS)
+        && (!limits
+            || read_limits(&f->record, limits, &why, c->scratch)
+                   == APR_SUCCESS)) {
         return;
     }
     shut(f);
@@ -144,6 +216,12 @@ static int read_id(ue_uuid_t *id, char text[UE_UUID_LEN + 1], const char *s)
     return 1;
 }
 
+static const char *value_of(const PGresult *rows, int row, int column)
+{
+    return PQgetisnull(rows, row, column) ? NULL
+                                          : PQgetvalue(rows, row, column);
+}
+
 /** @return whether it is a row of the view's kind */
 static int read_row(ue_pg_child_t *c, ue_flight_t *f, const PGresult *rows,
                     int row)
@@ -164,9 +242,8 @@ static int read_row(ue_pg_child_t *c, ue_flight_t *f, const PGresult *rows,
     }
     r->revoked = *PQgetvalue(rows, row, REVOKED) != 'f';
     r->billable = *PQgetvalue(rows, row, BILLABLE) == 't';
-    if (!PQgetisnull(rows, row, ACCESS)) {
-        read_access(c, f, PQgetvalue(rows, row, ACCESS));
-    }
+    read_bearing(c, f, value_of(rows, row, ACCESS),
+                 value_of(rows, row, LIMITS));
     return 1;
 }
 

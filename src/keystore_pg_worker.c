@@ -131,8 +131,18 @@ static void come_up(void *baton)
     }
 }
 
+/** A table or column isn't there: what the administrator has to do about it. */
+static const char *advice(const char *refused)
+{
+    return refused && (!strcmp(refused, "42P01") || !strcmp(refused, "42703"))
+               ? "; its tables lack, or are older than this gateway: run "
+                 "usagectl init-db"
+               : "";
+}
+
 /** One line for all children, and few where it comes and goes. */
-static void tell_down(ue_pg_child_t *c, const char *why, apr_time_t now)
+static void tell_down(ue_pg_child_t *c, const char *why, const char *refused,
+                      apr_time_t now)
 {
     ue_pg_shared_t *s = c->store->shared;
     uint32_t held;
@@ -141,21 +151,21 @@ static void tell_down(ue_pg_child_t *c, const char *why, apr_time_t now)
         && ue_log_limit_pass(&s->limit, now, TELL_EVERY, &held)
         && atomic_exchange(&s->told, UE_PG_TOLD_DOWN) != UE_PG_TOLD_DOWN) {
         ue_log(UE_LOG_WARNING, 0,
-               "UE0110: key database: %s; keys that are known go on working, "
-               "the others have to wait (%u such lines held back)",
-               why, held);
+               "UE0110: key database: %s%s; keys that are known go on "
+               "working, the others have to wait (%u such lines held back)",
+               why, advice(refused), held);
     }
 }
 
 /** What was asked and not answered is asked again, before all others. */
-static void go_down(void *baton, const char *why)
+static void go_down(void *baton, const char *why, const char *refused)
 {
     ue_pg_child_t *c = baton;
     apr_time_t now = ue_monotonic();
 
     say_up(c, 0);
     count(c, UE_M_KEYSTORE_QUERY_ERRORS);
-    tell_down(c, why, now);
+    tell_down(c, why, refused, now);
     pthread_mutex_lock(&c->lock);
     c->is_refused |= c->is_asking;
     c->is_asking = 0;

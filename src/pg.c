@@ -47,6 +47,7 @@ struct ue_pg_t {
     unsigned rotation;
 
     char why[WHY_MAX];
+    char refused[6]; /* the SQLSTATE, with failed */
     char where[WHERE_MAX];
 };
 
@@ -231,7 +232,8 @@ static apr_interval_time_t part_of(apr_interval_time_t how_long)
     return how_long / 2 + (apr_interval_time_t)any % (how_long / 2 + 1);
 }
 
-/** libpq's words on one line, without those that are indented: they guess. */
+/** libpq's words on one line, without those that are indented: they guess, or
+ * point at what is above them. */
 static void flatten(char to[WHY_MAX], const char *from)
 {
     size_t n = 0;
@@ -239,7 +241,7 @@ static void flatten(char to[WHY_MAX], const char *from)
     while (*from && n + 3 < WHY_MAX) {
         size_t line = strcspn(from, "\n");
 
-        if (*from != '\t' && line > 0) {
+        if (*from != '\t' && *from != ' ' && line > 0) {
             if (n > 0) {
                 to[n++] = ';';
                 to[n++] = ' ';
@@ -256,6 +258,8 @@ static void flatten(char to[WHY_MAX], const char *from)
 
 static void fall(ue_pg_t *pg, const char *why, apr_time_t now)
 {
+    const char *refused = pg->failed ? pg->refused : NULL;
+
     flatten(pg->why, why);
     PQfinish(pg->conn);
     pg->conn = NULL;
@@ -263,7 +267,8 @@ static void fall(ue_pg_t *pg, const char *why, apr_time_t now)
     pg->again_at = now + part_of(pg->pause);
     pg->pause =
         2 * pg->pause < UE_PG_AGAIN_MOST ? 2 * pg->pause : UE_PG_AGAIN_MOST;
-    pg->listener->down(pg->baton, pg->why);
+    pg->failed = 0;
+    pg->listener->down(pg->baton, pg->why, refused);
 }
 
 static void fall_by_libpq(ue_pg_t *pg, apr_time_t now)
@@ -392,7 +397,10 @@ static int is_right(const PGresult *result)
 
 static void take(ue_pg_t *pg, const PGresult *result)
 {
+    const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
     if (!is_right(result)) {
+        apr_cpystrn(pg->refused, state ? state : "", sizeof(pg->refused));
         apr_cpystrn(pg->why, PQresultErrorMessage(result), sizeof(pg->why));
         pg->failed = 1;
     }

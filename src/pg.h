@@ -51,10 +51,12 @@ typedef struct {
     void (*up)(void *baton);
     /**
      * It is down, and what was asked is not answered.
-     * @param why libpq's words on one line, without a password; told at each
-     *            attempt that fails
+     * @param why     libpq's words on one line, without a password; told at
+     *                each attempt that fails
+     * @param refused the SQLSTATE by which the server has refused what was
+     *                asked; NULL: that is not why
      */
-    void (*down)(void *baton, const char *why);
+    void (*down)(void *baton, const char *why, const char *refused);
     /** The answer to ue_pg_ask(): rows. */
     void (*answer)(void *baton, const PGresult *rows);
     /** A notification. */

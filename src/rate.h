@@ -47,6 +47,12 @@ typedef struct {
     ue_quotaperiod_t period;
 } ue_quota_t;
 
+/** What a key or an organization has of its own; count 0 is none. */
+typedef struct {
+    ue_rate_t rate;
+    ue_quota_t quota;
+} ue_allowance_t;
+
 /** What is right, for the messages of those who ask for it. */
 #define UE_RATE_SYNTAX "like 100/s, 100/m or 100/h, or 100/s burst=200"
 #define UE_QUOTA_SYNTAX "like 1000/hour, 10000/day or 1000000/month"

@@ -127,6 +127,7 @@ bench: deps-bench
 	$(MAKE) all
 	bench/instructions
 	bench/keycache
+	bench/limits
 	bench/throughput
 	bench/latency
 	bench/spool

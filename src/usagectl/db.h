@@ -23,7 +23,7 @@
 #include "usagectl.h"
 
 /** The version of conf/schema.sql that this usagectl works with. */
-#define UE_CTL_SCHEMA_VERSION 1
+#define UE_CTL_SCHEMA_VERSION 2
 
 /** How long a server may be silent, in seconds, before a command ends with
  * UE_CTL_OUT_OF_REACH; scripts take what time they need. (Connecting ends after

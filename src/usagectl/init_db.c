@@ -50,6 +50,19 @@ static int read_version(ue_ctl_db_t *db, int *version)
     return status;
 }
 
+/* What is added goes where the rest is, whatever search_path names first by
+ * now. */
+static int go_home(ue_ctl_db_t *db)
+{
+    return ue_ctl_db_query(
+        db,
+        "SELECT set_config('search_path', quote_ident(n.nspname) || "
+        "', pg_temp', true) FROM pg_class c "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.oid = to_regclass('usage_schema_version')",
+        0, NULL, NULL);
+}
+
 /* Run a section: what begins at a mark, up to the next one. */
 static int run_section(const ue_ctl_t *ctl, ue_ctl_db_t *db, const char *from)
 {
@@ -146,7 +159,10 @@ int ue_ctl_init_db(ue_ctl_t *ctl)
                            "version %d: use a newer one",
                            version, UE_CTL_SCHEMA_VERSION);
     }
-    status = apply(ctl, db, version);
+    status = go_home(db);
+    if (!status) {
+        status = apply(ctl, db, version);
+    }
     if (!status) {
         status = read_complete(db, &complete);
     }

@@ -32,7 +32,8 @@ static const ue_ctl_column_t key_columns[] = {KEY_COLUMNS, {NULL, NULL}};
 static const ue_ctl_column_t whole_key_columns[] = {
     KEY_COLUMNS, {"replaced_by", NULL}, {"hash_kind", NULL},
     {"not_billable_by", NULL}, {"effective_plan", NULL},
-    {"effective_rate", NULL}, {"effective_quota", NULL},
+    {"effective_key_rate", NULL}, {"effective_key_quota", NULL},
+    {"effective_org_rate", NULL}, {"effective_org_quota", NULL},
     {"effective_networks", NULL}, {"effective_paths", NULL},
     {"effective_methods", NULL}, {NULL, NULL}};
 /* clang-format on */
@@ -184,21 +185,33 @@ struct json_object *ue_ctl_row(ue_ctl_kind_t kind, struct json_object *found,
     }
 }
 
-/* The nearest that has it: the key's own, its organization's, its plan's. */
-static void add_nearest(struct json_object *row, const char *as,
-                        struct json_object *key, const char *name)
+/* The first that has it. */
+static void add_first(struct json_object *row, const char *as,
+                      struct json_object *first, struct json_object *second,
+                      const char *name)
 {
-    struct json_object *v = ue_ctl_member(key, name);
+    struct json_object *v = ue_ctl_member(first, name);
 
-    if (!v) {
-        v = ue_ctl_member(ue_ctl_member(key, "organization"), name);
-    }
-    if (!v) {
-        v = ue_ctl_member(ue_ctl_member(key, "of_plan"), name);
-    }
+    v = v ? v : ue_ctl_member(second, name);
     if (v) {
         json_object_object_add(row, as, json_object_get(v));
     }
+}
+
+/* A plan that the key itself has limits the key. Any other limits its whole
+ * organization, as gateways have it (ue_keyrecord_t). */
+static void add_limits(struct json_object *row, struct json_object *key)
+{
+    struct json_object *org = ue_ctl_member(key, "organization");
+    struct json_object *plan = ue_ctl_member(key, "of_plan");
+    int is_own = ue_ctl_member(key, "plan") != NULL;
+    struct json_object *of_key = is_own ? plan : NULL;
+    struct json_object *of_org = is_own ? NULL : plan;
+
+    add_first(row, "effective_key_rate", key, of_key, "rate");
+    add_first(row, "effective_key_quota", key, of_key, "quota");
+    add_first(row, "effective_org_rate", org, of_org, "rate");
+    add_first(row, "effective_org_quota", org, of_org, "quota");
 }
 
 /* A list of lists, all of which must let a request in. */
@@ -240,9 +253,9 @@ struct json_object *ue_ctl_whole_row(ue_ctl_kind_t kind,
         json_object_object_add(row, "not_billable_by", json_object_get(by));
     }
     json_object_put(by);
-    add_nearest(row, "effective_plan", found, "plan");
-    add_nearest(row, "effective_rate", found, "rate");
-    add_nearest(row, "effective_quota", found, "quota");
+    add_first(row, "effective_plan", found,
+              ue_ctl_member(found, "organization"), "plan");
+    add_limits(row, found);
     add_all(row, "effective_networks", found, "networks");
     add_all(row, "effective_paths", found, "paths");
     add_all(row, "effective_methods", found, "methods");

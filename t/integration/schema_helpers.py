@@ -1,10 +1,18 @@
 # Licence: MIT, see LICENSE. © 2026 mod_usage_events contributors.
 """usagectl on databases, and rows that it didn't write."""
+import re
 import subprocess
 import uuid
 
 from harness import USAGECTL
-from postgres import clean_env
+from postgres import SCHEMA, clean_env
+
+#: Those of conf/schema.sql.
+VERSIONS = [int(n) for n in re.findall(r"^-- version (\d+):",
+                                       SCHEMA.read_text(), re.M)]
+#: What init-db says of a new database, and of one that needs nothing.
+APPLIED = "".join(f"usagectl: version {n} applied\n" for n in VERSIONS)
+NOTHING = f"usagectl: nothing to do, version {VERSIONS[-1]}\n"
 
 
 def start_ctl(*args, env=None):

@@ -171,17 +171,20 @@ def test_key_show_has_all_that_bears_on_it(store):
     assert shown["not_billable_by"] == ["plan", "organization", "key"]
     assert "plan" not in shown and "rate" not in shown
     assert {k: v for k, v in shown.items() if k.startswith("effective_")} == {
-        "effective_plan": "gold", "effective_rate": "2/s",
-        "effective_quota": "1/day",
+        "effective_plan": "gold", "effective_org_rate": "2/s",
+        "effective_org_quota": "1/day",
         "effective_networks": [["10.0.0.0/8"], ["10.1.0.0/16"]],
         "effective_paths": [["/v1/"]], "effective_methods": [["GET"]]}
     store.ok("key", "set", key, "--rate", "3/s")
-    assert store.json("key", "show", key)["effective_rate"] == "3/s"
+    shown = store.json("key", "show", key)
+    assert (shown["effective_key_rate"], shown["effective_org_rate"]) == (
+        "3/s", "2/s")
     # its own plan instead of its organization's
     store.ok("plan", "create", "own", "--network", "10.2.0.0/16")
     store.ok("key", "set", key, "--plan", "own", "--billable")
     shown = store.json("key", "show", key)
     assert shown["effective_plan"] == "own"
+    assert "effective_org_quota" not in shown
     assert shown["not_billable_by"] == ["organization"]
     assert shown["effective_networks"] == [["10.2.0.0/16"], ["10.1.0.0/16"]]
     table = store.ok("key", "show", key).stdout

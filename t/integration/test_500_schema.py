@@ -15,7 +15,8 @@ from clients.http1 import poll
 from harness import REPO
 from postgres import SCHEMA, clean_env
 from processes import new_dir, run, tool
-from schema_helpers import Keys, ctl, hash_of, init, start_ctl
+from schema_helpers import (APPLIED, NOTHING, VERSIONS, Keys, ctl, hash_of,
+                            init, start_ctl)
 
 #: A million in make test-faults.
 MANY = 1000000 if os.environ.get("UE_FAULTS") else 100000
@@ -59,15 +60,14 @@ def keys(db):
 
 def test_init_db_and_again(empty):
     done = init(empty)
-    assert (done.returncode, done.stdout, done.stderr) == (
-        0, "", "usagectl: version 1 applied\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", APPLIED)
     before = empty.psql(OBJECTS)
     assert "usage_gateway_keys" in before
-    assert empty.psql("SELECT version FROM usage_schema_version") == "1"
+    assert empty.psql("SELECT version FROM usage_schema_version ORDER BY 1"
+                      ).split() == [str(n) for n in VERSIONS]
     for _ in range(2):
         done = init(empty)
-        assert (done.returncode, done.stdout, done.stderr) == (
-            0, "", "usagectl: nothing to do, version 1\n")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", NOTHING)
     assert empty.psql(OBJECTS) == before
 
 
@@ -78,7 +78,7 @@ def test_psql_makes_the_same_once(empty, postgres):
     made = empty.psql(OBJECTS)
     assert made == other.psql(OBJECTS)
     # and init-db finds it done
-    assert init(empty).stderr == "usagectl: nothing to do, version 1\n"
+    assert init(empty).stderr == NOTHING
     assert "already exists" in empty.psql_file(SCHEMA, check=False).stderr
     assert empty.psql(OBJECTS) == made
 
@@ -87,8 +87,7 @@ def test_five_at_once(empty):
     running = [start_ctl("init-db", "--store", empty.url()) for _ in range(5)]
     said = sorted(proc.communicate(timeout=60)[1] for proc in running)
     assert [proc.returncode for proc in running] == [0] * 5, said
-    assert said == 4 * ["usagectl: nothing to do, version 1\n"] + [
-        "usagectl: version 1 applied\n"]
+    assert said == 4 * [NOTHING] + [APPLIED]
 
 
 def test_a_newer_database_is_refused(db):
@@ -96,8 +95,9 @@ def test_a_newer_database_is_refused(db):
     before = db.psql(OBJECTS)
     done = init(db)
     assert done.returncode == 1
-    assert done.stderr == ("usagectl init-db: the database has version 99, "
-                           "this usagectl knows version 1: use a newer one\n")
+    assert done.stderr == (
+        "usagectl init-db: the database has version 99, this usagectl knows "
+        f"version {VERSIONS[-1]}: use a newer one\n")
     assert db.psql(OBJECTS) == before
     done = ctl("org", "list", "--store", db.url())
     assert done.returncode == 1 and "version 99" in done.stderr
@@ -174,29 +174,27 @@ def test_without_the_right_to_make_roles(postgres_own):
     db = server.new_database(schema=False)
     server.role("modest")
     db.psql(f"ALTER DATABASE {db} OWNER TO modest")
-    for said in ("version 1 applied", "nothing to do, version 1"):
+    for said in (APPLIED, NOTHING):
         done = init(db, user="modest")
         assert (done.returncode, done.stderr) == (
-            1, f"{NO_ROLE}usagectl: {said}\n{NOT_COMPLETE}")
+            1, f"{NO_ROLE}{said}{NOT_COMPLETE}")
     db.psql("CREATE ROLE usage_gateway")
     server.role("gateway", "IN ROLE usage_gateway")
     select = "SELECT count(*) FROM usage_gateway_keys"
     assert "permission denied" in db.psql(select, user="gateway",
                                           check=False).stderr
     done = init(db, user="modest")
-    assert (done.returncode, done.stderr) == (
-        0, "usagectl: nothing to do, version 1\n")
+    assert (done.returncode, done.stderr) == (0, NOTHING)
     assert db.psql(select, user="gateway") == "0"
     # somebody else than the owner may find all in order, too
     assert init(db, user="postgres").returncode == 0
     db.psql("GRANT SELECT ON usage_schema_version TO gateway")
     done = init(db, user="gateway")
-    assert (done.returncode, done.stderr) == (
-        0, "usagectl: nothing to do, version 1\n")
+    assert (done.returncode, done.stderr) == (0, NOTHING)
     db.psql("REVOKE SELECT ON usage_gateway_keys FROM usage_gateway")
     done = init(db, user="gateway")
     assert (done.returncode, done.stderr) == (
-        1, f"{NO_GRANT}usagectl: nothing to do, version 1\n{NOT_COMPLETE}")
+        1, f"{NO_GRANT}{NOTHING}{NOT_COMPLETE}")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -218,7 +216,7 @@ def test_a_gateway_needs_nothing_of_everybody(empty, when):
     empty.psql("REVOKE ALL ON SCHEMA public FROM usage_gateway;"
                f"REVOKE ALL ON DATABASE {empty} FROM usage_gateway")
     assert empty.psql("SELECT", user="gateway", check=False).returncode != 0
-    assert init(empty).stderr == "usagectl: nothing to do, version 1\n"
+    assert init(empty).stderr == NOTHING
     assert empty.psql("SELECT count(*) FROM usage_gateway_keys",
                       user="gateway") == "1"
 
@@ -560,7 +558,7 @@ def test_a_row(keys, db):
     assert row(db) == {
         "hash": f"sha256:{hash_of(1)}", "api_key_id": key,
         "organization_id": keys.org, "expires": None, "revoked": False,
-        "billable": True, "access": None}
+        "billable": True, "access": None, "limits": None}
     keys.add(2, expires="2030-01-31T12:00:00.123456Z",
              revoked="2001-01-01T00:00:00Z")
     assert row(db, 2)["expires"] == 1896091200123456
@@ -723,8 +721,7 @@ def test_the_steps_of_the_page(postgres_own, steps):
         assert done.returncode == 0, done.stderr
     db = server.database("usage")
     done = init(db, user="usage_admin")
-    assert (done.returncode, done.stderr) == (
-        0, "usagectl: version 1 applied\n")
+    assert (done.returncode, done.stderr) == (0, APPLIED)
     db.psql(ROLE[0], user="usage_admin" if "--createrole" in steps
             else "postgres")
     server.passwords["gateway1"] = "a long one"
@@ -754,7 +751,7 @@ def test_a_backup_can_be_restored(keys, db, postgres):
     for what in (OBJECTS, "SELECT * FROM usage_gateway_keys ORDER BY hash",
                  CHANGES):
         assert other.psql(what) == db.psql(what)
-    assert init(other).stderr == "usagectl: nothing to do, version 1\n"
+    assert init(other).stderr == NOTHING
     with other.listener(user="gateway") as listener:
         other.psql("UPDATE plans SET billable = false")
         assert listener.notes() == [hash_of(1)]

@@ -6,12 +6,16 @@
  * connections. Each key is valid and says whose it is, so each answer can be
  * judged.
  *
- *   race_keystore_pg URL SECONDS KEYS [SECRET]
+ *   race_keystore_pg URL SECONDS KEYS SIZE [SECRET]
  *
- * Key number N is "race-key-N", its id ends in N as twelve decimal digits. It
- * writes a line of JSON: answers that were right, with another key's identity
- * (wrong), that the key isn't there (refused), that it can't be checked
- * (failed), and how many of the right ones were stale.
+ * SIZE is the cache's; where it has no room for all keys, cells go from key to
+ * key. Key number N is "race-key-N", its id ends in N as twelve decimal digits.
+ * Of three keys one has no limits, one a rate of N + 1 a minute, with a burst
+ * of N + 7, and one a quota of N + 3 a day beside; to all of a key's counts the
+ * same multiple of STEP may be added. It writes a line of JSON: answers that
+ * were right, with another key's identity or limits (wrong), that the key isn't
+ * there (refused), that it can't be checked (failed), and how many of the right
+ * ones were stale.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,6 +31,7 @@
 #include "thread.h"
 
 #define THREADS 24
+#define STEP 10000
 
 static ue_keystore_t *store;
 static int keys;
@@ -42,6 +47,25 @@ static ue_keystore_result_t look_up(const char *key, ue_keyrecord_t *record)
     return result == UE_KEYSTORE_NONE
                ? store->vtable->lookup(store, key, strlen(key), &asked, record)
                : result;
+}
+
+static int has_its_limits(const ue_keyrecord_t *record, uint32_t number)
+{
+    const ue_rate_t *rate = &record->of_key.rate;
+    const ue_quota_t *quota = &record->of_key.quota;
+    int has_rate = number % 3 > 0, has_quota = number % 3 > 1;
+    uint32_t added = rate->count - (number + 1);
+
+    if (record->of_org.rate.count || record->of_org.quota.count) {
+        return 0;
+    }
+    if (!has_rate) {
+        return !rate->count && !quota->count;
+    }
+    return added % STEP == 0 && rate->burst == number + 7 + added
+           && rate->period == apr_time_from_sec(60)
+           && quota->count == (has_quota ? number + 3 + added : 0)
+           && quota->period == (has_quota ? UE_QUOTA_DAY : UE_QUOTA_HOUR);
 }
 
 static void look_at(int number)
@@ -66,7 +90,7 @@ static void look_at(int number)
         break;
     }
     if (strcmp(record.api_key_text + UE_UUID_LEN - strlen(id), id) != 0
-        || record.revoked) {
+        || record.revoked || !has_its_limits(&record, (uint32_t)number)) {
         wrong++;
     }
     else {
@@ -91,8 +115,7 @@ int main(int argc, const char *const *argv)
 {
     ue_keystore_options_t options = {.ttl = apr_time_from_sec(2),
                                      .negative = apr_time_from_sec(5),
-                                     .stale = apr_time_from_sec(600),
-                                     .size = 100000};
+                                     .stale = apr_time_from_sec(600)};
     ue_metrics_t *metrics;
     pthread_t threads[THREADS];
     const char *why = "";
@@ -101,18 +124,20 @@ int main(int argc, const char *const *argv)
 
     apr_initialize();
     apr_pool_create(&p, NULL);
-    if (argc < 4
-        || (argc > 4
-            && ue_keysecret_read(&options.secret, argv[4], &why, p)
+    keys = argc > 4 ? atoi(argv[3]) : 0;
+    options.size = argc > 4 ? (uint32_t)atoi(argv[4]) : 0;
+    if (argc < 5
+        || (argc > 5
+            && ue_keysecret_read(&options.secret, argv[5], &why, p)
                    != APR_SUCCESS)
         || ue_metrics_create(&metrics, 8, p) != APR_SUCCESS
         || ue_keystore_open(&store, argv[1], &options, &why, p) != APR_SUCCESS
         || store->vtable->start(store, ue_metrics_sit(metrics), THREADS)
                != APR_SUCCESS) {
-        fprintf(stderr, "race_keystore_pg URL SECONDS KEYS [SECRET] %s\n", why);
+        fprintf(stderr, "race_keystore_pg URL SECONDS KEYS SIZE [SECRET] %s\n",
+                why);
         return 2;
     }
-    keys = atoi(argv[3]);
     for (i = 0; i < THREADS; i++) {
         pthread_create(&threads[i], NULL, run, (void *)(i + 1));
     }

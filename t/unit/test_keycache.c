@@ -96,7 +96,7 @@ static void test_keycache_tags_are_secret(void **state)
 static void test_keycache_gives_what_was_put(void **state)
 {
     assert_int_equal(unit_state(cache, 1), UE_KEYCACHE_ABSENT);
-    for (uint32_t version = 0; version < 40; version++) {
+    for (uint32_t version = 0; version < 400; version++) {
         unit_put(cache, 1, version, 1000 + version);
         assert_age(1, 1000 + version, 0, version);
         assert_int_equal(ue_keycache_count(cache), 1);
@@ -217,6 +217,98 @@ static void test_keycache_makes_room_for_blocks(void **state)
     assert_int_equal(ue_keycache_count(cache), 50 + found);
 }
 
+static void put_limited(uint64_t key, const ue_keyrecord_t *r,
+                        const unit_block_t *block, uint64_t checked)
+{
+    ue_keytag_t tag = unit_tag(key);
+    ue_keyhash_t hash = unit_hash(key);
+
+    ue_keycache_put(cache, &tag, &hash, r, block->bytes, block->len, checked);
+}
+
+/* Any of the four limits, the smallest and the largest, with and without what
+ * restricts the key, one instead of the other. */
+static void test_keycache_keeps_the_limits_of_key_and_organization(void **state)
+{
+    static const ue_allowance_t all[] = {
+        {{0}, {0}},
+        {{1, apr_time_from_sec(1), 1}, {0}},
+        {{UE_RATE_MAX, apr_time_from_sec(60), UE_RATE_MAX}, {0}},
+        {{0}, {1, UE_QUOTA_HOUR}},
+        {{0}, {UE_RATE_MAX, UE_QUOTA_MONTH}},
+        {{100, apr_time_from_sec(3600), UE_RATE_MAX}, {7, UE_QUOTA_DAY}}};
+    ue_keytag_t tag = unit_tag(1);
+    ue_keyage_t age;
+    uint64_t now = 1000;
+
+    for (unsigned i = 0; i < UNIT_COUNT(all) * UNIT_COUNT(all); i++) {
+        for (unsigned b = 0; b < UNIT_BLOCKS; b++) {
+            ue_keyrecord_t r, is;
+            ue_asked_t asked;
+            char path[8];
+
+            unit_record(&r, 1, i % UNIT_LIMITED);
+            r.of_key = all[i / UNIT_COUNT(all)];
+            r.of_org = all[i % UNIT_COUNT(all)];
+            put_limited(1, &r, &unit_blocks[b], now++);
+            unit_ask(&asked, path, 0);
+            r.access = b ? UE_ACCESS_PATH : UE_ACCESS_GRANTED;
+            memset(&is, 0xFF, sizeof(is));
+            assert_int_equal(ue_keycache_get(cache, &tag, &asked, &is, &age),
+                             UE_KEYCACHE_FOUND);
+            assert_memory_equal(&is.of_key, &r.of_key, sizeof(is.of_key));
+            assert_memory_equal(&is.of_org, &r.of_org, sizeof(is.of_org));
+            assert_int_equal(is.access, r.access);
+            assert_int_equal(is.expires, r.expires);
+        }
+    }
+}
+
+/* As long as a block may be, with limits in front of it. */
+static void test_keycache_limits_leave_the_longest_block_its_room(void **state)
+{
+    unit_block_t longest = unit_blocks[1];
+    ue_keytag_t tag = unit_tag(1);
+    ue_keyrecord_t r, is;
+    ue_asked_t asked;
+    ue_keyage_t age;
+    char path[8];
+
+    longest.len = UE_ACCESS_MAX;
+    unit_record(&r, 1, 0);
+    r.of_key.rate = (ue_rate_t){7, apr_time_from_sec(1), 8};
+    put_limited(1, &r, &longest, 1000);
+    unit_ask(&asked, path, 1);
+    assert_int_equal(ue_keycache_get(cache, &tag, &asked, &is, &age),
+                     UE_KEYCACHE_FOUND);
+    assert_int_equal(is.of_key.rate.count, 7);
+    cache->cells[0].bits += 1 << UE_CELL_LEN_SHIFT;
+    assert_int_equal(ue_keycache_get(cache, &tag, &asked, &is, &age),
+                     UE_KEYCACHE_ABSENT);
+}
+
+/* Whatever is there, a period is one of three. */
+static void test_keycache_takes_no_nonsense_for_limits(void **state)
+{
+    ue_keytag_t tag = unit_tag(1);
+    ue_keyrecord_t r, is;
+    ue_asked_t asked;
+    ue_keyage_t age;
+    char path[8];
+
+    unit_record(&r, 1, 0);
+    r.of_key.rate = (ue_rate_t){7, apr_time_from_sec(1), 8};
+    put_limited(1, &r, &unit_blocks[0], 1000);
+    for (int i = 0; i < UE_LIMITS_WORDS; i++) {
+        cache->chunks[0].words[i] = UINT64_MAX;
+    }
+    unit_ask(&asked, path, 1);
+    assert_int_equal(ue_keycache_get(cache, &tag, &asked, &is, &age),
+                     UE_KEYCACHE_FOUND);
+    assert_int_equal(is.of_key.rate.period, apr_time_from_sec(3600));
+    assert_int_equal(is.of_org.quota.period, UE_QUOTA_MONTH);
+}
+
 /* A faulty length is no reason to read beyond anything, nor to let in. */
 static void test_keycache_mistrusts_what_it_reads(void **state)
 {
@@ -231,6 +323,9 @@ static void test_keycache_mistrusts_what_it_reads(void **state)
     assert_int_equal(unit_state(cache, 1), UE_KEYCACHE_ABSENT);
     cell->bits = UE_ACCESS_MAX << UE_CELL_LEN_SHIFT; /* a chain too short */
     cache->chunks[0].next = cache->chunk_count + 1;
+    assert_int_equal(unit_state(cache, 1), UE_KEYCACHE_ABSENT);
+    /* a length that has no room for limits */
+    cell->bits = (UE_LIMITS_BYTES - 1) << UE_CELL_LEN_SHIFT | UE_CELL_LIMITED;
     assert_int_equal(unit_state(cache, 1), UE_KEYCACHE_ABSENT);
     cell->bits = bits;
     cache->chunks[0].next = next;
@@ -578,8 +673,8 @@ static void test_keycache_takes_200_bytes_a_key(void **state)
     before = resident(c) - (size_t)size * 6; /* less both indexes */
     assert_in_range(before, 1, 1 << 20);
     for (uint64_t key = 0; key < size; key++) {
-        /* the version that has no block: what restricts it is beside */
-        unit_put(c, key, (uint32_t)(key ^ 15) + 1, 1000);
+        /* the version that has no block, and no limits: they are beside */
+        unit_put(c, key, 16 - (uint32_t)(key % 16), 1000);
     }
     assert_int_equal(c->shared->chunks_high, 0);
     assert_int_equal(ue_keycache_count(c), size);
@@ -626,6 +721,9 @@ int main(void)
         TEST(test_keycache_replaces_the_hash_of_a_tag),
         TEST(test_keycache_loses_no_chunk),
         TEST(test_keycache_makes_room_for_blocks),
+        TEST(test_keycache_keeps_the_limits_of_key_and_organization),
+        TEST(test_keycache_limits_leave_the_longest_block_its_room),
+        TEST(test_keycache_takes_no_nonsense_for_limits),
         TEST(test_keycache_mistrusts_what_it_reads),
         TEST(test_keycache_survives_wrong_chains),
         TEST(test_keycache_remembers_unknown_keys),

@@ -74,7 +74,7 @@ static uint32_t model_count(void)
 
 static uint32_t chunks(int h)
 {
-    size_t len = unit_block((uint64_t)h, m.found[h].version)->len;
+    size_t len = unit_len((uint64_t)h, m.found[h].version);
 
     return (uint32_t)((len + UE_CHUNK_BYTES - 1) / UE_CHUNK_BYTES);
 }

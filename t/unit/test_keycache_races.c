@@ -135,15 +135,17 @@ static void assert_usable(ue_keycache_t *c)
     assert_int_equal(ue_keycache_count(c), SIZE);
 }
 
-/* Threads of one process, so that ThreadSanitizer sees them. */
+/* Threads of one process, so that ThreadSanitizer sees them. Of a process one
+ * thread writes, so each writer has a handle of its own, as a child has. */
 static void test_keycache_between_threads(void **state)
 {
     _Atomic int stop = 0;
+    ue_keycache_t handles[2] = {*cache, *cache};
     job_t writers[2], readers[2];
     unsigned found = 0, unknown = 0;
 
     for (unsigned i = 0; i < 2; i++) {
-        writers[i] = (job_t){.c = cache, .seed = i, .collects = i == 0};
+        writers[i] = (job_t){.c = &handles[i], .seed = i, .collects = i == 0};
         writers[i].rounds = unit_loops(100000);
         readers[i] = (job_t){.c = cache, .seed = 10 + i, .stop = &stop};
         pthread_create(&writers[i].thread, NULL, write_keys, &writers[i]);

@@ -8,17 +8,15 @@
  * another key is seen.
  *
  * What restricts a key is one of UNIT_BLOCKS blocks, of all lengths: the first
- * is empty, block n is for paths below /n/.
+ * is empty, block n is for paths below /n/. From version UNIT_LIMITED on it may
+ * have limits, any of the four.
  */
-#include "unit.h"
+#include "unit_process.h"
 
 #include "keycache_int.h"
 
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-
 #define UNIT_BLOCKS 16
+#define UNIT_LIMITED 32
 
 typedef struct {
     uint8_t bytes[UE_ACCESS_MAX];
@@ -105,6 +103,34 @@ static inline void unit_text(char text[UE_UUID_LEN + 1], uint64_t seed)
     text[UE_UUID_LEN] = '\0';
 }
 
+/** The largest of all now and then, to see that they have room. */
+static inline uint32_t unit_count(uint64_t any)
+{
+    return any % 8 ? 1 + (uint32_t)(any >> 3) % UE_RATE_MAX : UE_RATE_MAX;
+}
+
+static inline void unit_allowance(ue_allowance_t *a, uint64_t *seed)
+{
+    static const int seconds[] = {1, 60, 3600};
+    uint64_t which = unit_random(seed);
+
+    if (which & 1) {
+        a->rate.count = unit_count(unit_random(seed));
+        a->rate.burst = unit_count(unit_random(seed));
+        a->rate.period = apr_time_from_sec(seconds[unit_random(seed) % 3]);
+    }
+    if (which & 2) {
+        a->quota.count = unit_count(unit_random(seed));
+        a->quota.period = (ue_quotaperiod_t)(unit_random(seed) % 3);
+    }
+}
+
+static inline int unit_is_limited(const ue_keyrecord_t *r)
+{
+    return r->of_key.rate.count || r->of_key.quota.count || r->of_org.rate.count
+           || r->of_org.quota.count;
+}
+
 /** All bytes, those between the members too, so that memcmp() compares. */
 static inline void unit_record(ue_keyrecord_t *r, uint64_t key,
                                uint32_t version)
@@ -122,11 +148,25 @@ static inline void unit_record(ue_keyrecord_t *r, uint64_t key,
     r->expires = version;
     r->revoked = version & 1;
     r->billable = version >> 1 & 1;
+    if (version >= UNIT_LIMITED) {
+        unit_allowance(&r->of_key, &seed);
+        unit_allowance(&r->of_org, &seed);
+    }
 }
 
 static inline const unit_block_t *unit_block(uint64_t key, uint32_t version)
 {
     return &unit_blocks[(key + version) % UNIT_BLOCKS];
+}
+
+/** Bytes that are in the chunks of a key. */
+static inline size_t unit_len(uint64_t key, uint32_t version)
+{
+    ue_keyrecord_t r;
+
+    unit_record(&r, key, version);
+    return unit_block(key, version)->len
+           + (unit_is_limited(&r) ? UE_LIMITS_BYTES : 0);
 }
 
 static inline void unit_put(ue_keycache_t *c, uint64_t key, uint32_t version,
@@ -193,22 +233,6 @@ static inline ue_keycache_state_t unit_state(ue_keycache_t *c, uint64_t key)
 
     assert_int_not_equal(state, -1);
     return (ue_keycache_state_t)state;
-}
-
-/** End a child by a signal, or see that it ended well. */
-static inline void unit_reap(pid_t pid, int signal_or_0)
-{
-    int status;
-
-    assert_true(pid > 0);
-    if (signal_or_0) {
-        kill(pid, signal_or_0);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (!signal_or_0) {
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-    }
 }
 
 #endif /* UE_UNIT_KEYCACHE_H */
