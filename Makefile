@@ -40,7 +40,7 @@ LIB_NAMES  = access apikey crc32c decision endpoint event gcra journal \
              kafka kafka_conf kafka_ledger kafka_option keycache \
              keycache_write keyfile keyfile_check keyfile_time keyfile_write \
              keysnapshot keystore keystore_file keystore_pg \
-             keystore_pg_answer keystore_pg_worker ledger log metrics \
+             keystore_pg_answer keystore_pg_worker ledger limit log metrics \
              pg producer producer_lanes producer_spool producer_streams \
              producer_worker rate shared sink_file sink_kafka siphash slot \
              spool subjects thread uuid

@@ -12,6 +12,7 @@
 
 #include <apr_strings.h>
 
+#include "crc32c.h"
 #include "spool.h"
 
 #define BATCH_SIZE 100
@@ -36,6 +37,8 @@ void *ue_config_create(apr_pool_t *p, server_rec *s)
     conf->trust_request_id = UE_UNSET;
     conf->key_required = UE_UNSET;
     conf->key_hide = UE_UNSET;
+    conf->limit_failure = UE_UNSET;
+    conf->limit_dry_run = UE_UNSET;
     conf->overflow = UE_UNSET;
     conf->batch_size = UE_UNSET;
     conf->buffer_size = UE_UNSET;
@@ -61,6 +64,8 @@ void *ue_config_merge(apr_pool_t *p, void *base_conf, void *add_conf)
     PICK(trust_request_id);
     PICK(key_required);
     PICK(key_hide);
+    PICK(limit_failure);
+    PICK(limit_dry_run);
     PICK(overflow);
     PICK(batch_size);
     PICK(buffer_size);
@@ -73,6 +78,9 @@ void *ue_config_merge(apr_pool_t *p, void *base_conf, void *add_conf)
     PICK_POINTER(key_cache);
     PICK_POINTER(key_secret);
     PICK_POINTER(key_header);
+    /* A server's own limits stand in the place of the main server's. */
+    PICK_POINTER(rate_limits);
+    conf->has_own_limits = add->rate_limits != NULL;
     PICK_POINTER(event_file);
     PICK_POINTER(spool);
     conf->spool_most = add->spool ? add->spool_most : base->spool_most;
@@ -676,8 +684,39 @@ static const char *find_store(ue_setup_t *setup, ue_server_t *server,
     return NULL;
 }
 
+/** A virtual host's own limits count apart, under its name, which is the same
+ * on all gateways. */
+static uint16_t limit_scope(const server_rec *s, apr_pool_t *p)
+{
+    const char *name = apr_psprintf(
+        p, "%s:%u", s->server_hostname ? s->server_hostname : "", s->port);
+
+    return (uint16_t)(1 + ue_crc32c(0, name, strlen(name)) % UINT16_MAX);
+}
+
+static void resolve_limits(ue_server_t *server, const ue_conf_t *conf,
+                           const server_rec *s, apr_pool_t *p)
+{
+    int i;
+
+    server->limits.failure =
+        (ue_limitfailure_t)OR(conf->limit_failure, UE_LIMIT_LOCAL);
+    server->limits.is_dry = OR(conf->limit_dry_run, 0);
+    if (!conf->rate_limits) {
+        return;
+    }
+    server->limits.limits = (const ue_limit_t *)conf->rate_limits->elts;
+    server->limits.count = (size_t)conf->rate_limits->nelts;
+    for (i = 0;
+         s->is_virtual && conf->has_own_limits && i < conf->rate_limits->nelts;
+         i++) {
+        APR_ARRAY_IDX(conf->rate_limits, i, ue_limit_t).scope =
+            limit_scope(s, p);
+    }
+}
+
 static const char *resolve_server(ue_setup_t *setup, ue_conf_t *conf,
-                                  apr_pool_t *p)
+                                  const server_rec *s, apr_pool_t *p)
 {
     ue_server_t *server = apr_pcalloc(p, sizeof(*server));
     const char *why;
@@ -701,6 +740,7 @@ static const char *resolve_server(ue_setup_t *setup, ue_conf_t *conf,
     server->key_header =
         conf->key_header ? *conf->key_header : default_key_header;
     server->overflow = (ue_overflow_t)OR(conf->overflow, UE_OVERFLOW_DROP);
+    resolve_limits(server, conf, s, p);
     if (conf->billable) {
         server->billable = *conf->billable;
     }
@@ -723,7 +763,7 @@ const char *ue_config_resolve(ue_setup_t **result, apr_pool_t *p,
     for (s = main_server; s; s = s->next) {
         ue_conf_t *conf =
             ap_get_module_config(s->module_config, &usage_events_module);
-        const char *error = resolve_server(setup, conf, p);
+        const char *error = resolve_server(setup, conf, s, p);
 
         if (error) {
             return s->is_virtual

@@ -20,6 +20,7 @@
 #include "decision.h"
 #include "event.h"
 #include "kafka.h"
+#include "limit.h"
 #include "metrics.h"
 #include "producer.h"
 
@@ -66,6 +67,7 @@ typedef struct {
     ue_statusset_t billable;
     ue_keyrule_t rule;
     int store; /**< index into stores; -1: none */
+    ue_limitrule_t limits;
     ue_keyheader_t key_header;
     int key_hide;
     ue_overflow_t overflow;
@@ -99,6 +101,10 @@ typedef struct {
     const ue_keysecret_conf_t *key_secret;
     const ue_keyheader_t *key_header;
     int key_hide;
+    apr_array_header_t *rate_limits; /**< ue_limit_t; NULL: unset */
+    int has_own_limits;              /**< they aren't the main server's */
+    int limit_failure;
+    int limit_dry_run;
     int overflow;
     int batch_size;
     int buffer_size;

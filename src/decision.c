@@ -95,6 +95,24 @@ static const ue_problem_t problems[UE_VERDICTS] = {
                         1},
 };
 
+#define RATE_LIMIT PROBLEM "rate-limit", "Too many requests"
+
+/* Whose requests are too many. How long to wait is in Retry-After. */
+static const ue_problem_t over_limit[] = {
+    [UE_BY_KEY] = {429, RATE_LIMIT,
+                   "The API key is over its rate limit. Try again later, as "
+                   "Retry-After says.",
+                   1},
+    [UE_BY_ORG] = {429, RATE_LIMIT,
+                   "The organization is over its rate limit. Try again later, "
+                   "as Retry-After says.",
+                   1},
+    [UE_BY_IP] = {429, RATE_LIMIT,
+                  "This address is over its rate limit. Try again later, as "
+                  "Retry-After says.",
+                  1},
+};
+
 /* What isn't allowed, by ue_access_t. It is the key's owner who asks. */
 static const ue_problem_t not_allowed[] = {
     [UE_ACCESS_NETWORK] = {403, NOT_ALLOWED,
@@ -117,6 +135,10 @@ const ue_problem_t *ue_problem(const ue_decision_t *decision)
         return &not_allowed[decision->who.access <= UE_ACCESS_METHOD
                                 ? decision->who.access
                                 : UE_ACCESS_NETWORK];
+    }
+    if (verdict == UE_RATE_LIMITED) {
+        return &over_limit[decision->over <= UE_BY_IP ? decision->over
+                                                      : UE_BY_ORG];
     }
     if (verdict == UE_UNAVAILABLE && decision->how == UE_KEYSTORE_FAILED) {
         return &store_failed;

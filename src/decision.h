@@ -15,18 +15,20 @@
 
 #include "apikey.h"
 #include "keystore.h"
+#include "subjects.h"
 
 typedef enum {
-    UE_EXEMPT,      /**< let through, not metered: an exempt path */
-    UE_ANONYMOUS,   /**< let through, not metered: no key, and none required */
-    UE_ALLOW,       /**< let through and metered */
-    UE_TWO_KEYS,    /**< 400 */
-    UE_NO_KEY,      /**< 401 */
-    UE_BAD_KEY,     /**< 401: mistyped, malformed, unknown or revoked */
-    UE_EXPIRED_KEY, /**< 403 */
-    UE_NOT_ALLOWED, /**< 403: not from there, or not on that path, or not by
-                         that method */
-    UE_UNAVAILABLE  /**< 503: no room to meter it, or the store can't say */
+    UE_EXEMPT,       /**< let through, not metered: an exempt path */
+    UE_ANONYMOUS,    /**< let through, not metered: no key, and none required */
+    UE_ALLOW,        /**< let through and metered */
+    UE_TWO_KEYS,     /**< 400 */
+    UE_NO_KEY,       /**< 401 */
+    UE_BAD_KEY,      /**< 401: mistyped, malformed, unknown or revoked */
+    UE_EXPIRED_KEY,  /**< 403 */
+    UE_NOT_ALLOWED,  /**< 403: not from there, or not on that path, or not by
+                          that method */
+    UE_RATE_LIMITED, /**< 429 */
+    UE_UNAVAILABLE   /**< 503: no room to meter it, or the store can't say */
 } ue_verdict_t;
 
 #define UE_VERDICTS (UE_UNAVAILABLE + 1)
@@ -34,8 +36,9 @@ typedef enum {
 typedef struct {
     ue_verdict_t verdict;
     ue_keystore_result_t how; /**< what the store said, if it was asked */
-    ue_keyrecord_t who;       /**< valid with UE_ALLOW, UE_EXPIRED_KEY and
-                                   UE_NOT_ALLOWED */
+    ue_keyrecord_t who;       /**< valid with UE_ALLOW, UE_EXPIRED_KEY,
+                                   UE_NOT_ALLOWED and UE_RATE_LIMITED */
+    ue_limitby_t over;        /**< valid with UE_RATE_LIMITED */
 } ue_decision_t;
 
 /** How a request's key is found and judged. */

@@ -367,6 +367,65 @@ static const char *set_key_secret(cmd_parms *cmd, void *unused, const char *arg)
     return NULL;
 }
 
+#define LIMIT_RIGHT "UsageRateLimit " UE_LIMIT_SYNTAX
+
+static const char *add_rate_limit(cmd_parms *cmd, void *unused, int argc,
+                                  char *const argv[])
+{
+    ue_conf_t *conf = conf_of(cmd);
+    ue_limit_t limit;
+    const char *why;
+    int i;
+
+    if (!conf->rate_limits) {
+        conf->rate_limits = apr_array_make(cmd->pool, 4, sizeof(limit));
+    }
+    if (argc == 1 && !strcasecmp(argv[0], "off")) {
+        apr_array_clear(conf->rate_limits);
+        return NULL;
+    }
+    if (ue_limit_parse(&limit, argc, argv, &why, cmd->pool) != APR_SUCCESS) {
+        return apr_psprintf(cmd->pool,
+                            "UsageRateLimit takes off, or a rate and whose, "
+                            "such as " LIMIT_RIGHT "; %s",
+                            why);
+    }
+    for (i = 0; i < conf->rate_limits->nelts; i++) {
+        const ue_limit_t *old =
+            &APR_ARRAY_IDX(conf->rate_limits, i, ue_limit_t);
+
+        if (old->by == limit.by && old->rate.period == limit.rate.period) {
+            return apr_psprintf(cmd->pool,
+                                "UsageRateLimit: there is a limit by=%s in "
+                                "the same unit of time already; make it one, "
+                                "such as " LIMIT_RIGHT,
+                                ue_limitby_name(limit.by));
+        }
+    }
+    APR_ARRAY_PUSH(conf->rate_limits, ue_limit_t) = limit;
+    return NULL;
+}
+
+static const char *set_limit_failure(cmd_parms *cmd, void *unused,
+                                     const char *arg)
+{
+    static const char *const words[] = {[UE_LIMIT_LOCAL] = "local",
+                                        [UE_LIMIT_OPEN] = "open",
+                                        [UE_LIMIT_CLOSED] = "closed"};
+    int i;
+
+    for (i = UE_LIMIT_LOCAL; i <= UE_LIMIT_CLOSED; i++) {
+        if (!strcasecmp(arg, words[i])) {
+            conf_of(cmd)->limit_failure = i;
+            return NULL;
+        }
+    }
+    return apr_psprintf(cmd->pool,
+                        "UsageLimitFailure is local, open or closed; \"%s\" "
+                        "is none of them",
+                        arg);
+}
+
 static const char *set_event_file(cmd_parms *cmd, void *unused, const char *arg)
 {
     const char *path =
@@ -532,6 +591,14 @@ const command_rec ue_directives[] = {
     AP_INIT_TAKE1("UsageKeySecret", set_key_secret, NULL, RSRC_CONF,
                   "the secret under which keys are hashed, such as "
                   "file:/etc/apache2/usage-keys.secret"),
+    AP_INIT_TAKE_ARGV("UsageRateLimit", add_rate_limit, NULL, RSRC_CONF,
+                      "how many requests a key, an organization or a client "
+                      "may make, such as " UE_LIMIT_SYNTAX),
+    AP_INIT_TAKE1("UsageLimitFailure", set_limit_failure, NULL, RSRC_CONF,
+                  "local, open or closed: what becomes of a request that "
+                  "can't be counted"),
+    AP_INIT_FLAG("UsageLimitDryRun", set_flag, AT(limit_dry_run), RSRC_CONF,
+                 "On: who is over a limit is counted, and let in"),
     AP_INIT_FLAG("UsageKafka", set_flag, AT(kafka), RSRC_CONF,
                  "Off: no events to Kafka although brokers are named"),
     AP_INIT_TAKE1("UsageKafkaBrokers", set_brokers, NULL, RSRC_CONF,

@@ -2,6 +2,7 @@
 #include "hooks.h"
 
 #include <assert.h>
+#include <time.h>
 
 #include "http_core.h"
 #include "http_log.h"
@@ -12,8 +13,10 @@
 #include <apr_strings.h>
 
 #include "endpoint.h"
+#include "log.h"
 #include "process.h"
 #include "proxy.h"
+#include "thread.h"
 
 APLOG_USE_MODULE(usage_events);
 
@@ -22,6 +25,7 @@ APLOG_USE_MODULE(usage_events);
     (64 * 1024) /* bytes of a body read to keep a connection \
                  */
 #define DISCARD_AT_ONCE 8192
+#define COMPLAIN_EVERY apr_time_from_sec(30) /* of a child */
 
 ue_request_t *ue_request_of(const request_rec *r)
 {
@@ -60,7 +64,7 @@ static void identify(request_rec *r, ue_request_t *req)
         ue_uuid_v7(&req->request_id, &ue_process.request_ids, r->request_time);
     }
     req->request_id_text = ue_uuid_format(&req->request_id, text);
-    /* For what is answered before there are filters: TRACE, OPTIONS *. */
+    /* For what is answered without filters. */
     apr_table_setn(r->headers_out, REQUEST_ID, text);
 }
 
@@ -92,6 +96,158 @@ static void decide(request_rec *r, ue_request_t *req, const char *path,
     }
 }
 
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/** Somebody would be turned away, were it not for UsageLimitDryRun. */
+static void spare(request_rec *r, const ue_request_t *req,
+                  const ue_limitverdict_t *limit)
+{
+    const char *why = "it can't be counted";
+
+    ue_metrics_add(ue_process.seat, UE_M_LIMIT_DRY_RUN, 1);
+    if (!APLOGrdebug(r)) {
+        return;
+    }
+    if (limit->result == UE_LIMIT_OVER) {
+        why = apr_psprintf(r->pool, "it is over a limit by=%s, for %u s",
+                           ue_limitby_name(limit->over), limit->retry_after);
+    }
+    ap_log_rerror(APLOG_MARK, APLOG_DEBUG, 0, r,
+                  "UE0502: %s is let in by UsageLimitDryRun: %s",
+                  req->request_id_text, why);
+}
+
+/** For want of room, or because whoever puts a subject in was stopped. */
+static void complain_uncounted(request_rec *r)
+{
+    static ue_log_limit_t limit;
+    uint32_t held;
+
+    if (ue_log_limit_pass(&limit, ue_monotonic(), COMPLAIN_EVERY, &held)) {
+        ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r,
+                      "UE0503: a request can't be counted: %u of %u keys, "
+                      "organizations and addresses are under way (%u such "
+                      "lines held back)",
+                      ue_subjects_count(ue_process.subjects),
+                      ue_subjects_size(ue_process.subjects), held);
+    }
+}
+
+static void heed(request_rec *r, ue_request_t *req,
+                 const ue_limitverdict_t *limit)
+{
+    const ue_limitrule_t *rule = &req->server->limits;
+
+    if (limit->result == UE_LIMIT_OVER) {
+        ue_metrics_add(ue_process.seat,
+                       (ue_metric_t)(UE_M_LIMIT_OVER_KEY + (int)limit->over),
+                       1);
+        if (rule->is_dry) {
+            spare(r, req, limit);
+            return;
+        }
+        req->decision.verdict = UE_RATE_LIMITED;
+        req->decision.over = limit->over;
+    }
+    if (limit->result == UE_LIMIT_UNKNOWN) {
+        ue_metrics_add(ue_process.seat, UE_M_LIMIT_UNCOUNTED, 1);
+        complain_uncounted(r);
+        if (rule->failure == UE_LIMIT_CLOSED && rule->is_dry) {
+            spare(r, req, limit);
+        }
+        else if (rule->failure == UE_LIMIT_CLOSED) {
+            req->decision.verdict = UE_UNAVAILABLE;
+        }
+    }
+}
+
+/** @return the one whose limits bear on a request; NULL: only its address is
+ * known */
+static const ue_keyrecord_t *limited_as(const ue_request_t *req)
+{
+    return req->decision.verdict == UE_ALLOW ? &req->decision.who : NULL;
+}
+
+static int may_be_limited(const ue_request_t *req)
+{
+    const ue_keyrecord_t *who = limited_as(req);
+
+    return req->server->limits.count > 0
+           || (who && (who->of_key.rate.count || who->of_org.rate.count));
+}
+
+static void judge(request_rec *r, const ue_request_t *req,
+                  ue_limitverdict_t *verdict, int charge)
+{
+    const ue_limited_t limited = {limited_as(req), r->useragent_addr};
+
+    ue_limit_judge(verdict, ue_process.subjects, &req->server->limits, &limited,
+                   charge, monotonic_ns());
+}
+
+/** Hold a request that would be let through to its limits.
+ * @param charge it counts: 0 where it may come once more */
+static void limit(request_rec *r, ue_request_t *req, int charge)
+{
+    ue_limitverdict_t *verdict;
+
+    /* Nobody is turned away by a dry run: it need not look ahead. */
+    if (!may_be_limited(req) || (!charge && req->server->limits.is_dry)) {
+        return;
+    }
+    verdict = apr_palloc(r->pool, sizeof(*verdict));
+    judge(r, req, verdict, charge);
+    if (verdict->count > 0 && !req->server->limits.is_dry) {
+        req->limit = verdict;
+    }
+    heed(r, req, verdict);
+}
+
+/** Into one of the two tables of fields, and out of the other, where a backend,
+ * or CGI and its kin, or mod_cache may have put their own. */
+static void set_field(apr_table_t *to, apr_table_t *from, const char *name,
+                      const char *value)
+{
+    if (!apr_is_empty_table(from)) {
+        apr_table_unset(from, name);
+    }
+    apr_table_setn(to, name, value);
+}
+
+static void set_limit_fields(request_rec *r, const ue_limitverdict_t *limit,
+                             apr_table_t *to, apr_table_t *from)
+{
+    const ue_limitstate_t *least = ue_limit_tightest(limit);
+    char *text = apr_palloc(r->pool, 2 * UE_LIMIT_FIELD_MAX);
+
+    ue_limit_policy(limit, text);
+    ue_limit_field(limit, text + UE_LIMIT_FIELD_MAX);
+    set_field(to, from, "RateLimit-Policy", text);
+    set_field(to, from, "RateLimit", text + UE_LIMIT_FIELD_MAX);
+    set_field(to, from, "X-RateLimit-Limit",
+              apr_ltoa(r->pool, (long)least->count));
+    set_field(to, from, "X-RateLimit-Remaining",
+              apr_ltoa(r->pool, (long)least->remaining));
+    set_field(to, from, "X-RateLimit-Reset",
+              apr_ltoa(r->pool, (long)least->reset));
+}
+
+/** What every answer says: its request, and what the limits say of it. */
+static void set_fields(request_rec *r, const ue_request_t *req, apr_table_t *to,
+                       apr_table_t *from)
+{
+    set_field(to, from, REQUEST_ID, req->request_id_text);
+    if (req->limit) {
+        set_limit_fields(r, req->limit, to, from);
+    }
+}
+
 static void admit(request_rec *r, ue_request_t *req, const char *path,
                   size_t path_len, ue_overflow_t overflow)
 {
@@ -117,9 +273,12 @@ static_assert((int)UE_M_REQUESTS_EXEMPT == (int)UE_EXEMPT
                   && (int)UE_M_REQUESTS_UNAVAILABLE == (int)UE_UNAVAILABLE,
               "a verdict is the number of its counter");
 static_assert((int)UE_M_REQUESTS_NOT_ALLOWED == (int)UE_NOT_ALLOWED
+                  && (int)UE_M_LIMIT_OVER_KEY + (int)UE_BY_IP
+                         == (int)UE_M_LIMIT_OVER_IP
                   && (int)UE_M_KEYS_HIT + (int)UE_KEYSTORE_FAILED
                          == (int)UE_M_KEYS_FAILED,
-              "so is how a look-up went, from the first on");
+              "so is how a look-up went, and whose limit it was, from the "
+              "first on");
 
 static void count_decision(const ue_request_t *req)
 {
@@ -154,6 +313,35 @@ static int has_switched(const request_rec *r)
     return strcmp(ap_get_protocol(r->connection), AP_PROTOCOL_HTTP1) != 0;
 }
 
+/** A request whose key is good, or that needs none: its limits, and its slot.
+ * One that will come once more is charged and on record then. */
+static void let_through(request_rec *r, ue_request_t *req, const char *path,
+                        size_t path_len)
+{
+    ue_overflow_t overflow = req->server->overflow;
+
+    if (overflow == UE_OVERFLOW_REFUSE && req->decision.verdict == UE_ALLOW
+        && !ue_producer_has_room(ue_process.producers[req->server->producer])) {
+        req->decision.verdict = UE_UNAVAILABLE; /* before it is charged */
+        return;
+    }
+    req->may_switch = may_switch(r);
+    limit(r, req, !req->may_switch);
+    if (req->decision.verdict == UE_ALLOW && !req->may_switch) {
+        admit(r, req, path, path_len, overflow);
+    }
+    if (ue_problem(&req->decision)) {
+        req->may_switch = 0;
+    }
+}
+
+/** Does httpd answer this without filters of anybody? */
+static int is_without_filters(const request_rec *r)
+{
+    return r->method_number == M_TRACE
+           || (r->method_number == M_OPTIONS && r->unparsed_uri[0] == '*');
+}
+
 int ue_hook_post_read_request(request_rec *r)
 {
     const ue_server_t *server = ue_config_server(r->server);
@@ -178,20 +366,15 @@ int ue_hook_post_read_request(request_rec *r)
     path = ue_endpoint_path(r->unparsed_uri, &path_len);
     identify(r, req);
     decide(r, req, path, path_len);
-    if (req->decision.verdict == UE_ALLOW) {
-        req->may_switch = may_switch(r);
-        if (!req->may_switch) {
-            admit(r, req, path, path_len, server->overflow);
-        }
-        else if (server->overflow == UE_OVERFLOW_REFUSE
-                 && !ue_producer_has_room(
-                     ue_process.producers[server->producer])) {
-            req->decision.verdict = UE_UNAVAILABLE;
-            req->may_switch = 0;
-        }
+    if (req->decision.verdict == UE_ALLOW
+        || req->decision.verdict == UE_ANONYMOUS) {
+        let_through(r, req, path, path_len);
     }
     if (!req->may_switch) {
         count_decision(req);
+    }
+    if (req->limit && is_without_filters(r)) {
+        set_limit_fields(r, req->limit, r->headers_out, r->err_headers_out);
     }
     forbid_caching(r, req);
     return DECLINED;
@@ -235,6 +418,14 @@ static void discard_body(request_rec *r)
     }
 }
 
+/** A limit knows it better than the table of problems. */
+static int retry_after(const ue_request_t *req, const ue_problem_t *problem)
+{
+    return req->decision.verdict == UE_RATE_LIMITED && req->limit
+               ? (int)req->limit->retry_after
+               : problem->retry_after;
+}
+
 int ue_hook_quick_handler(request_rec *r, int lookup)
 {
     const ue_request_t *req;
@@ -269,7 +460,7 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
     }
     if (problem->retry_after) {
         apr_table_setn(r->headers_out, "Retry-After",
-                       apr_itoa(r->pool, problem->retry_after));
+                       apr_itoa(r->pool, retry_after(req, problem)));
     }
     if (!r->header_only) {
         ap_rwrite(body, (int)len, r);
@@ -279,16 +470,9 @@ int ue_hook_quick_handler(request_rec *r, int lookup)
 
 static ap_filter_rec_t *filter;
 
-/** In place of a backend's own X-Request-Id, or of one that mod_cache kept. CGI
- * and its kin put theirs among the fields that go with errors, too. */
-static apr_status_t set_request_id(ap_filter_t *f, apr_bucket_brigade *bb)
+static apr_status_t set_on_the_way(ap_filter_t *f, apr_bucket_brigade *bb)
 {
-    const ue_request_t *req = f->ctx;
-
-    if (!apr_is_empty_table(f->r->err_headers_out)) {
-        apr_table_unset(f->r->err_headers_out, REQUEST_ID);
-    }
-    apr_table_setn(f->r->headers_out, REQUEST_ID, req->request_id_text);
+    set_fields(f->r, f->ctx, f->r->headers_out, f->r->err_headers_out);
     ap_remove_output_filter(f);
     return ap_pass_brigade(f->next, bb);
 }
@@ -296,7 +480,7 @@ static apr_status_t set_request_id(ap_filter_t *f, apr_bucket_brigade *bb)
 void ue_hook_register_filter(void)
 {
     /* Behind every filter that may set headers, before they are sent. */
-    filter = ap_register_output_filter("USAGE_REQUEST_ID", set_request_id, NULL,
+    filter = ap_register_output_filter("USAGE_FIELDS", set_on_the_way, NULL,
                                        AP_FTYPE_PROTOCOL - 1);
 }
 
@@ -315,8 +499,7 @@ void ue_hook_insert_error_filter(request_rec *r)
 
     /* httpd is about to answer by itself, with these fields alone. */
     if (req) {
-        apr_table_unset(r->headers_out, REQUEST_ID);
-        apr_table_setn(r->err_headers_out, REQUEST_ID, req->request_id_text);
+        set_fields(r, req, r->err_headers_out, r->headers_out);
     }
 }
 
@@ -334,12 +517,21 @@ static uint32_t duration_ms(const request_rec *r)
 /** A request that was expected to switch protocols and was answered instead. */
 static void admit_late(request_rec *r, ue_request_t *req)
 {
+    ue_limitverdict_t charged;
     const char *path;
     size_t path_len;
 
     req->may_switch = 0;
-    path = ue_endpoint_path(r->unparsed_uri, &path_len);
-    admit(r, req, path, path_len, UE_OVERFLOW_DROP);
+    if (may_be_limited(req)) {
+        judge(r, req, &charged, 1); /* too late to turn it away */
+        if (req->server->limits.is_dry) {
+            heed(r, req, &charged);
+        }
+    }
+    if (req->decision.verdict == UE_ALLOW) {
+        path = ue_endpoint_path(r->unparsed_uri, &path_len);
+        admit(r, req, path, path_len, UE_OVERFLOW_DROP);
+    }
     count_decision(req);
 }
 

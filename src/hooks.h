@@ -5,11 +5,12 @@
 /**
  * A request's way through httpd, and where we meet it.
  *
- *   post_read_request  decide by key, take a slot: the request is on record
- *   quick_handler      answer who was turned away (before mod_cache's)
- *   insert_filter,     see to it that X-Request-Id goes out once, ours
- *   insert_error_filter
- *   log_transaction    complete the slot
+ *   post_read_request    decide by key and limits, take a slot: the request is
+ *                        on record
+ *   quick_handler        answer who was turned away (before mod_cache's)
+ *   insert_filter,       see to it that X-Request-Id and what limits say of the
+ *   insert_error_filter  request go out once, ours
+ *   log_transaction      complete the slot
  *
  * What we know of a request is made at its first post_read_request and found
  * from its internal redirects and subrequests by walking back to it.
@@ -21,8 +22,10 @@ typedef struct {
     ue_decision_t decision;
     ue_uuid_t request_id;
     const char *request_id_text;
-    ue_slot_ref_t ref;         /**< 0: there is no event to complete */
-    int may_switch;            /**< to another protocol: admitted when logged */
+    const ue_limitverdict_t *limit; /**< for the answer; NULL: none */
+    ue_slot_ref_t ref;              /**< 0: there is no event to complete */
+    int may_switch;            /**< to another protocol: it may come once more,
+                                  and counts then, or when it is logged */
     apr_table_t *headers_in;   /**< as they came, while they are replaced */
     apr_table_t *headers_edit; /**< what replaces them, see proxy.h */
 } ue_request_t;

@@ -26,6 +26,8 @@
 #define LEDGER_HELP "Records written to the ledger; failed: written again."
 #define LOOKUPS "usage_key_lookups_total", UE_COUNTER, "result"
 #define LOOKUPS_HELP "Keys looked up in the store."
+#define OVER "usage_limit_over_total", UE_COUNTER, "by"
+#define OVER_HELP "Requests over a rate limit, by what it counts."
 #define STORE "usage_keystore_changes_total", UE_COUNTER, "result"
 #define STORE_HELP "Changes of the key store that a child saw."
 
@@ -38,6 +40,7 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_REQUESTS_BAD_KEY] = {REQUESTS, "bad-key", REQUESTS_HELP},
     [UE_M_REQUESTS_EXPIRED_KEY] = {REQUESTS, "expired-key", REQUESTS_HELP},
     [UE_M_REQUESTS_NOT_ALLOWED] = {REQUESTS, "not-allowed", REQUESTS_HELP},
+    [UE_M_REQUESTS_RATE_LIMIT] = {REQUESTS, "rate-limit", REQUESTS_HELP},
     [UE_M_REQUESTS_UNAVAILABLE] = {REQUESTS, "unavailable", REQUESTS_HELP},
     [UE_M_EVENTS_ADMITTED] = {"usage_events_admitted_total", UE_COUNTER, NULL,
                               NULL,
@@ -95,6 +98,16 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
                                      "Changes of keys that it told of."},
     [UE_M_KEYSTORE_CONNECTS] = {"usage_keystore_connects_total", UE_COUNTER,
                                 NULL, NULL, "Connections made to it."},
+    [UE_M_LIMIT_OVER_KEY] = {OVER, "key", OVER_HELP},
+    [UE_M_LIMIT_OVER_ORG] = {OVER, "org", OVER_HELP},
+    [UE_M_LIMIT_OVER_IP] = {OVER, "ip", OVER_HELP},
+    [UE_M_LIMIT_DRY_RUN] = {"usage_limit_dry_run_total", UE_COUNTER, NULL, NULL,
+                            "Requests of these that were let in all the same, "
+                            "by UsageLimitDryRun."},
+    [UE_M_LIMIT_UNCOUNTED] = {"usage_limit_uncounted_total", UE_COUNTER, NULL,
+                              NULL,
+                              "Requests that could not be counted, to which "
+                              "UsageLimitFailure applied."},
     [UE_M_QUEUE_EVENTS] = {"usage_queue_events", UE_GAUGE, NULL, NULL,
                            "Events in the queues to the background threads."},
     [UE_M_QUEUE_EVENTS_MAX] = {"usage_queue_events_max", UE_GAUGE_MAX, NULL,
@@ -121,6 +134,10 @@ const ue_metric_info_t ue_metric_info[UE_METRICS] = {
     [UE_M_KEY_CACHE_KEYS] = {"usage_key_cache_keys", UE_GAUGE_HIGHEST, NULL,
                              NULL,
                              "Keys in the cache that all children share."},
+    [UE_M_LIMIT_SUBJECTS] = {"usage_limit_subjects", UE_GAUGE_HIGHEST, NULL,
+                             NULL,
+                             "Keys, organizations and addresses whose rate is "
+                             "counted."},
 };
 
 const ue_latency_bound_t ue_latency_bounds[UE_LATENCY_BUCKETS] = {

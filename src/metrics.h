@@ -38,6 +38,7 @@ typedef enum {
     UE_M_REQUESTS_BAD_KEY,
     UE_M_REQUESTS_EXPIRED_KEY,
     UE_M_REQUESTS_NOT_ALLOWED,
+    UE_M_REQUESTS_RATE_LIMIT,
     UE_M_REQUESTS_UNAVAILABLE,
     /* events */
     UE_M_EVENTS_ADMITTED,
@@ -73,6 +74,12 @@ typedef enum {
     UE_M_KEYSTORE_QUERY_ERRORS,
     UE_M_KEYSTORE_NOTIFICATIONS,
     UE_M_KEYSTORE_CONNECTS,
+    /* limits */
+    UE_M_LIMIT_OVER_KEY, /* in the order of ue_limitby_t */
+    UE_M_LIMIT_OVER_ORG,
+    UE_M_LIMIT_OVER_IP,
+    UE_M_LIMIT_DRY_RUN,
+    UE_M_LIMIT_UNCOUNTED,
     /* gauges */
     UE_M_QUEUE_EVENTS,
     UE_M_QUEUE_EVENTS_MAX,
@@ -84,6 +91,7 @@ typedef enum {
     UE_M_OLDEST_EVENT,
     UE_M_KEYSTORE_CONNECTED,
     UE_M_KEY_CACHE_KEYS,
+    UE_M_LIMIT_SUBJECTS,
     UE_METRICS
 } ue_metric_t;
 

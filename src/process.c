@@ -23,6 +23,7 @@
 
 APLOG_USE_MODULE(usage_events);
 
+#define LIMIT_SUBJECTS 100000 /* 8 MB, where they are all there */
 #define SEATS_MAX 2048
 #define HEIRS_END 64 /* plans beyond are not for what others have left */
 #define WATCH_EVERY apr_time_from_msec(250)
@@ -45,6 +46,7 @@ typedef struct {
 typedef struct {
     ue_metrics_t *metrics;
     ue_accounts_t *accounts;
+    ue_subjects_t *subjects;
     apr_pool_t *pool;
     apr_array_header_t *stores; /* kept_store_t */
     apr_array_header_t *spools; /* kept_spool_t */
@@ -130,13 +132,13 @@ static apr_pool_t *lasting_pool(void)
  * up by a graceful restart, must not read it as its own. */
 static const char *retained_key(apr_pool_t *p)
 {
-    return apr_psprintf(p,
-                        "mod_usage_events " UE_VERSION " %" APR_SIZE_T_FMT
-                        " %" APR_SIZE_T_FMT " %" APR_SIZE_T_FMT,
-                        ue_metrics_layout(),
-                        ue_keystore_file.layout + ue_keystore_pg.layout
-                            + ue_keycache_layout(),
-                        sizeof(retained_t) + sizeof(ue_account_t));
+    return apr_psprintf(
+        p,
+        "mod_usage_events " UE_VERSION " %" APR_SIZE_T_FMT " %" APR_SIZE_T_FMT
+        " %" APR_SIZE_T_FMT,
+        ue_metrics_layout(),
+        ue_keystore_file.layout + ue_keystore_pg.layout + ue_keycache_layout(),
+        sizeof(retained_t) + sizeof(ue_account_t) + ue_subjects_layout());
 }
 
 static retained_t *retained(apr_pool_t *ptemp)
@@ -167,6 +169,9 @@ static apr_status_t make_metrics(retained_t *kept)
     daemons = 2 * daemons + 8; /* two generations side by side */
     daemons = daemons < SEATS_MAX ? daemons : SEATS_MAX;
     rv = ue_accounts_create(&kept->accounts, (uint32_t)daemons, kept->pool);
+    if (rv == APR_SUCCESS) {
+        rv = ue_subjects_create(&kept->subjects, LIMIT_SUBJECTS, kept->pool);
+    }
     return rv == APR_SUCCESS ? ue_metrics_create(&kept->metrics,
                                                  (uint32_t)daemons, kept->pool)
                              : rv;
@@ -424,6 +429,7 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
     }
     ue_process.metrics = kept->metrics;
     ue_process.accounts = kept->accounts;
+    ue_process.subjects = kept->subjects;
     ue_process.caches = ap_find_linked_module("mod_cache.c") != NULL;
     result = bind_stores(kept, s, pconf, ptemp);
     if (result == OK) {

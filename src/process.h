@@ -22,6 +22,7 @@ typedef struct {
     apr_array_header_t *stores; /**< ue_keystore_t *, those in use */
     ue_metrics_t *metrics;      /**< NULL where UsageEvents is On nowhere */
     ue_accounts_t *accounts;    /**< of children without a spool */
+    ue_subjects_t *subjects;    /**< whose rate is counted */
     int caches;                 /**< mod_cache is there, and to be kept off */
     /* of this child; NULL and none in the parent */
     ue_seat_t *seat;

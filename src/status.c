@@ -289,6 +289,8 @@ int ue_status_handler(request_rec *r)
         return OK;
     }
     apr_table_setn(r->headers_out, "Cache-Control", "no-store");
+    ue_metrics_set(ue_process.seat, UE_M_LIMIT_SUBJECTS,
+                   ue_subjects_count(ue_process.subjects));
     ue_metrics_sum(ue_process.metrics, &sum);
     show(r, &sum);
     return OK;

@@ -13,7 +13,7 @@ from trap_helpers import TrapHttp, is_problem
 PAGE = processes.REPO / "docs" / "directives.md"
 
 FLAGS = ("UsageEvents", "UsageExemptPreflight", "UsageKeyRequired",
-         "UsageKeyHide", "UsageKafka")
+         "UsageKeyHide", "UsageLimitDryRun", "UsageKafka")
 BIG = "9" * 30
 
 # directive -> (values that must be refused, what a message must hold)
@@ -49,6 +49,24 @@ WRONG = {
         ['""', "file:", "secret", "{dir}/secret", "file:/no/such/file",
          "file:{dir}", "file:/dev/zero", "file:{dir}/httpd.conf",
          "file:{dir}/short", "FILE:{dir}/secret"], "such as "),
+    "UsageRateLimit": (
+        ['""', "100", "100s", "100/", "/s", "0/s", "01/s", "-1/s", "1.5/s",
+         "1e3/s", "100/S", "100/sec", "100/d", "1000000001/s", f"{BIG}/s",
+         "on", "none", "by=org", "burst=5", "by=org 100/s", "100/s 200",
+         "100/s org", "100/s off", "100/s by", "100/s by=", "100/s by=ORG",
+         "100/s by=orgs", "100/s by=user", "100/s by=key,org", "100/s BY=org",
+         "100/s by=org by=org", "100/s by=key by=org", "100/s burst",
+         "100/s burst=", "100/s burst=0", "100/s burst=05", "100/s burst=-1",
+         "100/s burst=1k", "100/s burst=1000000001", f"100/s burst={BIG}",
+         "100/s burst=1 burst=1", "100/s by=ip burst=2 by=ip",
+         '"100/s by=org"', "off by=org", "off off",
+         # one limit of each kind in each unit of time
+         "100/s\nUsageRateLimit 100/s", "1/s\nUsageRateLimit 2/s by=org",
+         "1/h by=key\nUsageRateLimit 1/s\nUsageRateLimit 2/h by=key"],
+        "100/s burst=200 by=org"),
+    "UsageLimitFailure": (
+        ['""', "On", "refuse", "close", "closedd", "open,closed", "none"],
+        "local, open or closed"),
     "UsageKafkaBrokers": (
         ['""', ",", "a,", ",a", "a,,b", "a:", "a:0", "a:65536", "a:1:2",
          "a:9092x", '"a b"', "a;b", "ssl://a:9092", "http://a/", "::1",
@@ -106,6 +124,14 @@ RIGHT = {
         "negative=0s", "stale=0s", "stale=7d", "stale=10min negative=1h",
         "size=100", "SIZE=10000000", "ttl=1500ms"],
     "UsageKeySecret": ["file:{dir}/secret", "file:secret"],
+    "UsageRateLimit": [
+        "100/s", "100/s burst=200 by=org", "100/s by=org burst=200",
+        "1/h by=key", "1000000000/m by=ip", "1/h burst=1000000000", "off",
+        "OFF", "off\nUsageRateLimit 1/s", "1/s\nUsageRateLimit off",
+        "1/s\nUsageRateLimit off\nUsageRateLimit 2/s",
+        "\nUsageRateLimit ".join(f"1/{unit} by={by}" for unit in "smh"
+                                 for by in ("key", "org", "ip"))],
+    "UsageLimitFailure": ["local", "open", "closed", "LOCAL", "Closed"],
     "UsageKafkaBrokers": ["localhost", "a:1", "a:65535,b_c.d-e:2", "[::1]",
                           "[::1]:9092,127.0.0.1:9092", '"a:1, b:2"'],
     "UsageKafkaTopic": ["usage-events", "a", "A.b_c-1", "a" * 242, "..."],

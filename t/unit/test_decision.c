@@ -279,7 +279,7 @@ static void test_decision_without_a_store_knows_no_key(void **state)
 static const struct {
     ue_verdict_t verdict;
     ue_keystore_result_t how;
-    ue_access_t access;
+    int which; /* ue_access_t or, over a rate, ue_limitby_t */
     int status;
     const char *type;
     int retry_after;
@@ -306,6 +306,15 @@ static const struct {
      "urn:usage-events:problem:unavailable", 1, "accounted for"},
     {UE_UNAVAILABLE, UE_KEYSTORE_FAILED, 0, 503,
      "urn:usage-events:problem:unavailable", 1, "can't be checked"},
+    {UE_RATE_LIMITED, UE_KEYSTORE_HIT, UE_BY_KEY, 429,
+     "urn:usage-events:problem:rate-limit", 1, "The API key is"},
+    {UE_RATE_LIMITED, UE_KEYSTORE_HIT, UE_BY_ORG, 429,
+     "urn:usage-events:problem:rate-limit", 1, "The organization"},
+    {UE_RATE_LIMITED, UE_KEYSTORE_NONE, UE_BY_IP, 429,
+     "urn:usage-events:problem:rate-limit", 1, "This address"},
+    /* a fault of ours again */
+    {UE_RATE_LIMITED, UE_KEYSTORE_HIT, 3, 429,
+     "urn:usage-events:problem:rate-limit", 1, "over its rate limit"},
 };
 
 static const ue_problem_t *problem_number(size_t i)
@@ -313,7 +322,8 @@ static const ue_problem_t *problem_number(size_t i)
     memset(&decision, 0, sizeof(decision));
     decision.verdict = problems[i].verdict;
     decision.how = problems[i].how;
-    decision.who.access = (uint8_t)problems[i].access;
+    decision.who.access = (uint8_t)problems[i].which;
+    decision.over = (ue_limitby_t)problems[i].which;
     return ue_problem(&decision);
 }
 

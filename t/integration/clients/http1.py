@@ -39,14 +39,18 @@ class Closed(Exception):
 
 
 class Conn:
-    """A connection to 127.0.0.1:port."""
+    """A connection to 127.0.0.1:port; source is an address of ours to make it
+    from, such as 127.0.0.2."""
 
-    def __init__(self, port, timeout=20, rcvbuf=None, host="127.0.0.1"):
+    def __init__(self, port, timeout=20, rcvbuf=None, host="127.0.0.1",
+                 source=None):
         self.sock = socket.socket(
             socket.AF_INET6 if ":" in host else socket.AF_INET)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(timeout)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buf = b""
