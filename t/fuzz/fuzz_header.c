@@ -68,8 +68,8 @@ static ue_keystore_result_t fake_lookup(ue_keystore_t *store, const char *key,
     return answer(fake, key, len, what, record);
 }
 
-static const ue_keystore_vtable_t fake_vtable = {
-    .scheme = "fake", .recall = fake_recall, .lookup = fake_lookup};
+static const ue_keystore_vtable_t fake_vtable = {.recall = fake_recall,
+                                                 .lookup = fake_lookup};
 
 /* The rules of docs/formats.md a second time. */
 static ue_cred_t expected(const char *authorization, const char *header)
