@@ -238,22 +238,32 @@ def test_one_token_of_an_upgrade_to_http2(upgrading):
     assert over(gw) == {"org": 1}
 
 
+def charged(gw, **n):
+    """A request that may switch and didn't is charged when it is logged, and
+    then counted: wait for these decisions."""
+    poll(lambda: counted(gw) == {k.replace("_", "-"): v for k, v in n.items()},
+         what=f"{n}")
+
+
 def test_one_token_of_an_upgrade_that_does_not_happen(upgrading):
-    gw = upgrading("1/h burst=3")
+    gw = upgrading("1/h burst=3", "1/h burst=9 by=ip")
     key = f"X-API-Key: {gw.known}"
-    assert curl(gw, "/denied", "-H", key) == "1.1 403"
-    assert curl(gw, "/denied", "-H", key) == "1.1 403"
-    gw.wait_events(2)  # they count when they are logged
-    assert left(gw.get("/v1", key=gw.known)) == 0
-    assert curl(gw, "/denied", "-H", key) == "1.1 429"
+    for n in (1, 2):
+        assert curl(gw, "/denied", "-H", key) == "1.1 403"
+        charged(gw, allowed=n)
+    assert [x.left for x in limits(gw.get("/v1", key=gw.known))] == [0, 6]
+    for _ in range(3):
+        assert curl(gw, "/denied", "-H", key) == "1.1 429"
     gw.wait_events(3)
-    assert counted(gw) == {"allowed": 3, "rate-limit": 1}
+    assert [x.left for x in limits(gw.get("/v1", key=gw.known))] == [0, 6]
+    assert counted(gw) == {"allowed": 3, "rate-limit": 4}
+    assert over(gw) == {"org": 4}
 
 
 def test_one_token_of_an_upgrade_without_a_key(upgrading):
     gw = upgrading("1/h burst=3 by=ip", conf="UsageKeyRequired Off\n")
     assert curl(gw, "/denied") == "1.1 403"
-    poll(lambda: counted(gw) == {"anonymous": 1}, 10, what="it to be logged")
+    charged(gw, anonymous=1)
     assert curl(gw, "/v1") == "2 200"
     assert left(gw.get("/v1")) == 0
     assert curl(gw, "/denied") == "1.1 429"
