@@ -120,8 +120,12 @@ def test_children_count_together(gateway, trap, mpm):
         first = all_.answers(key)  # of two connections to each child
         assert [a.status for a in first] == [200] * 8
         second = all_.answers(key)
-        assert sorted(left(a) for a in first + second if a.status == 200) \
-            == list(range(13))
+        told = [left(a) for a in first + second if a.status == 200]
+        assert len(told) == 13
+        # Of two at the same moment, who read the clock before and is counted
+        # after the other is told one less.
+        assert all(0 <= n - is_told <= 1 for n, is_told in zip(
+            range(12, -1, -1), sorted(told, reverse=True)))
         for a in all_.answers(key):
             is_over(a, "org")
     assert counted(gw)["rate-limit"] == 3 + 8

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from harness import poll
 from limit_helpers import (LOCAL, counted, is_over, left, limits, over)
 from trap_helpers import is_problem
 
@@ -64,6 +65,24 @@ def test_virtual_hosts(make):
     is_over(gw.ask("same"), "org")
     assert {x.left for x in limits(gw.ask("gateway"))} == {7}
     assert over(gw) == {"key": 1, "org": 1}
+
+
+def test_virtual_hosts_count_on_in_another_order(make):
+    hosts = [vhost("gateway"), vhost("one", "UsageRateLimit 1/h burst=2"),
+             vhost("two", "UsageRateLimit 1/h burst=2"), vhost("same")]
+    gw = make("UsageRateLimit 1/h burst=3 by=ip\n" + "".join(hosts))
+    gw.start()
+    assert [left(gw.ask(host)) for host in (
+        "one", "two", "two", "gateway", "same")] == [1, 1, 0, 2, 1]
+    gw.server_conf = "UsageRateLimit 1/h burst=3 by=ip\n" + "".join(
+        hosts[::-1])
+    old = set(gw.children())
+    gw.graceful()
+    poll(lambda: not old & set(gw.children()), 30)
+    assert [left(gw.ask(host)) for host in ("one", "gateway")] == [0, 0]
+    is_over(gw.ask("two"), "org")
+    is_over(gw.ask("same"), "ip")
+    assert gw.metrics()["usage_limit_subjects"] == 3
 
 
 def test_the_main_server_inherits_nothing(make):

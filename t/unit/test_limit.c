@@ -281,6 +281,27 @@ static void test_limit_kinds_and_periods_do_not_mix(void **state)
     assert_int_equal(ue_subjects_count(subjects), 5);
 }
 
+/* A virtual host that has limits of its own; what a key or an organization has
+ * itself is the same everywhere. */
+static void test_limit_of_another_scope_counts_apart(void **state)
+{
+    ue_keyrecord_t who = key_of(1, 1), own = key_of(2, 2);
+
+    own.of_org.rate = rate_of("1/h burst=5");
+    for (uint16_t scope = 0; scope < 3; scope++) {
+        LIMITS("1/h burst=3 by=org", "1/h burst=9 by=key", "1/h burst=9 by=ip");
+        for (size_t i = 0; i < rule.count; i++) {
+            assert_int_equal(limits[i].scope, 0);
+            limits[i].scope = scope;
+        }
+        assert_int_equal(drain(&who, "192.0.2.1"), 3);
+        assert_state(0, UE_BY_KEY, 1, 3600, 6, 3 * 3600);
+        assert_state(2, UE_BY_IP, 1, 3600, 6, 3 * 3600);
+        assert_int_equal(drain(&own, "192.0.2.2"), scope ? 0 : 5);
+        assert_over(UE_BY_ORG, 3600);
+    }
+}
+
 /* Servers of different rates judge the same count, each by its own. */
 static void test_limit_is_counted_together_by_all_servers(void **state)
 {
@@ -769,6 +790,7 @@ static const struct CMUnitTest tests[] = {
     TEST(test_limit_by_ip_is_of_each_address),
     TEST(test_limit_of_ipv6_is_of_64_bits),
     TEST(test_limit_kinds_and_periods_do_not_mix),
+    TEST(test_limit_of_another_scope_counts_apart),
     TEST(test_limit_is_counted_together_by_all_servers),
     TEST(test_limit_of_several_periods_holds_each),
     TEST(test_limit_of_several_periods_waits_for_the_longest),

@@ -37,6 +37,7 @@ static void assert_is(const ue_limit_t *limit, ue_limitby_t by,
     ue_gcra_t gcra;
 
     assert_int_equal(limit->by, by);
+    assert_int_equal(limit->scope, 0);
     assert_int_equal(limit->rate.count, rate->count);
     assert_int_equal(limit->rate.period, rate->period);
     assert_int_equal(limit->rate.burst, rate->burst);
@@ -147,7 +148,10 @@ static const struct {
     {{"100/s", "100/s"}, "\"100/s\" can't stand there"},
     {{"100/s", ""}, "\"\" can't stand there"},
     {{"100/s", "org"}, "\"org\" can't stand there"},
+    {{"100/s", "by"}, "\"by\" can't stand there"},
+    {{"100/s", "by:org"}, "\"by:org\" can't stand there"},
     {{"100/s", "burst"}, "\"burst\" can't stand there"},
+    {{"100/s", "burst:5"}, "\"burst:5\" can't stand there"},
     {{"100/s", "BY=org"}, "\"BY=org\" can't stand there"},
     {{"100/s", "Burst=5"}, "\"Burst=5\" can't stand there"},
     {{"100/s", "by=org", "off"}, "\"off\" can't stand there"},
