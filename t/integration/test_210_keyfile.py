@@ -124,10 +124,12 @@ def test_a_broken_file_is_refused_and_the_old_keys_stay(gw, how):
     for _ in range(20):
         assert gw.get("/x", key=key).status == 200
     changes = gw.metrics()["usage_keystore_changes_total"]
-    assert changes == {"taken-up": 0, "refused": 3}
-    # Said once for each state of the file, not at each look.
+    # By each child once for each state of the file, not at each look. (One may
+    # have seen it before the rename had set its ctime.)
+    assert changes["taken-up"] == 0 and 3 <= changes["refused"] <= 6
     time.sleep(0.6)
-    assert gw.error_log().count("UE0101") == 3
+    assert gw.metrics()["usage_keystore_changes_total"] == changes
+    assert gw.error_log().count("UE0101") == changes["refused"]
     # Mended, it is taken up again.
     gw.keyfile.write_text(good)
     other = gw.add_key(org=ORG2)[0]
