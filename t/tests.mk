@@ -22,7 +22,7 @@ SANITIZE   = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # What of the integration tests make test runs a second time, with ASan.
 ASAN_PART ?= t/integration/test_03*.py t/integration/test_05*.py \
              t/integration/test_1*.py t/integration/test_21*.py \
-             t/integration/test_3*.py
+             t/integration/test_3*.py t/integration/test_61*.py
 
 .PHONY: deps deps-demo deps-kafka deps-test deps-bench demo test unit valgrind tsan \
         tsan-unit run-fuzz asan asan-build asan-unit asan-integration integration fuzz fuzz-build \
