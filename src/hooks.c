@@ -2,7 +2,6 @@
 #include "hooks.h"
 
 #include <assert.h>
-#include <time.h>
 
 #include "http_core.h"
 #include "http_log.h"
@@ -96,14 +95,6 @@ static void decide(request_rec *r, ue_request_t *req, const char *path,
     }
 }
 
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /** Somebody would be turned away, were it not for UsageLimitDryRun. */
 static void spare(request_rec *r, const ue_request_t *req,
                   const ue_limitverdict_t *limit)
@@ -188,7 +179,7 @@ static void judge(request_rec *r, const ue_request_t *req,
     const ue_limited_t limited = {limited_as(req), r->useragent_addr};
 
     ue_limit_judge(verdict, ue_process.subjects, &req->server->limits, &limited,
-                   charge, monotonic_ns());
+                   charge, ue_monotonic_ns());
 }
 
 /** Hold a request that would be let through to its limits.

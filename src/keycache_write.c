@@ -8,7 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
+#define PATIENCE 500 /* ms that are waited for the lock */
 
 /* The lock -------------------------------------------------------------- */
 
@@ -65,27 +65,6 @@ static void empty(ue_keycache_t *c)
     s->hand = 0;
 }
 
-/* Wait for the lock, for half a second at most: its owner may be stopped. In
- * steps, since a waiter that is killed when it was just woken takes the wake-up
- * with it, and the next one would sleep on beside a free lock. */
-static int wait_for_lock(pthread_mutex_t *mutex)
-{
-    int rv = EBUSY, tries;
-    struct timespec until;
-
-    for (tries = 0; tries < 10; tries++) {
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 50000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        rv = pthread_mutex_timedlock(mutex, &until);
-        if (rv != ETIMEDOUT) {
-            break;
-        }
-    }
-    return rv;
-}
-
 /* @return 0 where there is no lock to be had */
 static int lock(ue_keycache_t *c)
 {
@@ -95,7 +74,7 @@ static int lock(ue_keycache_t *c)
     /* Who didn't get it in half a second doesn't wait as long for each key of a
      * batch. */
     if (rv == EBUSY && !c->is_impatient) {
-        rv = wait_for_lock(mutex);
+        rv = ue_shared_lock(mutex, PATIENCE, PATIENCE / 10);
     }
     c->is_impatient = rv == EBUSY || rv == ETIMEDOUT;
     if (rv == EOWNERDEAD) {

@@ -66,18 +66,6 @@ static void name_by_id(ue_subject_t *subject, ue_limitby_t by,
     memcpy(subject->id, id->b, sizeof(subject->id));
 }
 
-static int has_kind(const ue_limitrule_t *rule, ue_limitby_t by)
-{
-    size_t i;
-
-    for (i = 0; i < rule->count; i++) {
-        if (rule->limits[i].by == by) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
 static size_t collect(bearing_t to[UE_LIMITS_MAX], const ue_limitrule_t *rule,
                       const ue_limited_t *request)
 {
@@ -91,8 +79,7 @@ static size_t collect(bearing_t to[UE_LIMITS_MAX], const ue_limitrule_t *rule,
         name_by_id(&subject, UE_BY_ORG, &who->organization_id);
         n += add_kind(to + n, &subject, &who->of_org.rate, rule);
     }
-    if (has_kind(rule, UE_BY_IP)
-        && ue_subject_of_address(&subject, request->client)) {
+    if (ue_subject_of_address(&subject, request->client)) {
         n += add_kind(to + n, &subject, NULL, rule);
     }
     return n;

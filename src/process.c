@@ -157,7 +157,7 @@ static retained_t *retained(apr_pool_t *ptemp)
     return kept;
 }
 
-static apr_status_t make_metrics(retained_t *kept)
+static apr_status_t make_shared(retained_t *kept)
 {
     int daemons = 0;
     apr_status_t rv;
@@ -421,7 +421,7 @@ int ue_process_post_config(apr_pool_t *pconf, apr_pool_t *plog,
     }
     log_to(s);
     kept = retained(ptemp);
-    rv = make_metrics(kept);
+    rv = make_shared(kept);
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s,
                      "UE0004: no shared memory for the counters");

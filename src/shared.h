@@ -33,6 +33,15 @@ apr_status_t ue_shared_map(void **memory, size_t size);
  * for it gets EOWNERDEAD. */
 apr_status_t ue_shared_mutex(pthread_mutex_t *mutex);
 
+/**
+ * Wait for such a mutex, for a bounded time: its owner may be stopped. In
+ * steps, since a waiter that is killed when it was just woken takes the wake-up
+ * with it, and the next one would sleep on beside a free lock.
+ * @param most milliseconds, a multiple of step
+ * @return     as pthread_mutex_timedlock()
+ */
+int ue_shared_lock(pthread_mutex_t *mutex, unsigned most, unsigned step);
+
 /** A bucket of n for 32 bits of a hash (Lemire, "A fast alternative to the
  * modulo reduction", 2016). */
 static inline uint32_t ue_shared_scale(uint32_t x, uint32_t n)

@@ -10,8 +10,8 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "thread.h"
 #include "uuid.h"
 
 /* Another number for each change of what the words of a slot mean. */
@@ -256,11 +256,7 @@ static inline found_t look_up(const ue_subjects_t *t,
 
 static uint64_t clock_now(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return ue_gcra_time((uint64_t)now.tv_sec * 1000000000
-                        + (uint64_t)now.tv_nsec);
+    return ue_gcra_time(ue_monotonic_ns());
 }
 
 static uint32_t quarter_of(uint64_t now)
@@ -517,27 +513,6 @@ static ue_subjectslot_t *take_slot(ue_subjects_t *t, uint64_t now)
 
 /* Putting in ------------------------------------------------------------ */
 
-/* Wait for the lock, for UE_SUBJECTS_PATIENCE at most: its owner may be
- * stopped. In steps of a millisecond, since a waiter that is killed when it was
- * just woken takes the wake-up with it. */
-static int wait_for_lock(pthread_mutex_t *mutex)
-{
-    int rv = EBUSY, tries;
-    struct timespec until;
-
-    for (tries = 0; tries < UE_SUBJECTS_PATIENCE; tries++) {
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        rv = pthread_mutex_timedlock(mutex, &until);
-        if (rv != ETIMEDOUT) {
-            break;
-        }
-    }
-    return rv;
-}
-
 /* @return 0 where there is no lock to be had */
 static int lock(ue_subjects_t *t)
 {
@@ -545,7 +520,7 @@ static int lock(ue_subjects_t *t)
     int rv = pthread_mutex_trylock(mutex);
 
     if (rv == EBUSY) {
-        rv = wait_for_lock(mutex);
+        rv = ue_shared_lock(mutex, UE_SUBJECTS_PATIENCE, 1);
     }
     if (rv == EOWNERDEAD) {
         rebuild(t);

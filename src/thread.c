@@ -44,8 +44,13 @@ int ue_is_dead(pid_t pid)
 
 apr_time_t ue_monotonic(void)
 {
+    return (apr_time_t)(ue_monotonic_ns() / 1000);
+}
+
+uint64_t ue_monotonic_ns(void)
+{
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return apr_time_from_sec(now.tv_sec) + now.tv_nsec / 1000;
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }

@@ -11,6 +11,7 @@
  * they are detached, and say by a flag that they are done.
  */
 #include <semaphore.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include <apr_errno.h>
@@ -36,5 +37,8 @@ int ue_is_dead(pid_t pid);
 
 /** Microseconds of a clock that never steps. */
 apr_time_t ue_monotonic(void);
+
+/** Nanoseconds of the same clock. */
+uint64_t ue_monotonic_ns(void);
 
 #endif /* UE_THREAD_H */
